@@ -1,0 +1,132 @@
+"""What a plan needs to know of a host, whatever source it came from. Unknown is None, never a guess."""
+
+from dataclasses import dataclass, field
+
+#: PCIe path levels, nearest first, as `nvidia-smi topo` names them.
+LEVELS = ("PIX", "PXB", "PHB", "NODE", "SYS")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One logical CPU (PU) that is online and allowed on the (dumped) host."""
+
+    id: int
+    core: int | None = None
+    package: int | None = None
+    l3: int | None = None
+    #: All SMT siblings of this CPU's core that are online and allowed, itself included.
+    siblings: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class NumaNode:
+    """One NUMA node. `cpus` are the allowed ones; `gpu_memory` marks Grace and POWER9 device memory."""
+
+    id: int
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int | None = None
+    distances: dict[int, int] = field(default_factory=dict)
+    gpu_memory: bool = False
+
+
+@dataclass(frozen=True)
+class PciBridge:
+    """A bridge or switch port above a GPU or HCA, for the drawing and for path levels."""
+
+    pci: str
+    parent: str | None
+    numa_node: int | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its index in PCI bus order. `pci_path` lists the ids above it, root complex first."""
+
+    index: int
+    pci: str | None = None
+    name: str | None = None
+    uuid: str | None = None
+    numa_node: int | None = None
+    pci_path: tuple[str, ...] = ()
+    local_cpus: tuple[int, ...] = ()
+    #: Peers by NVLink (GPU indices), when the source tells.
+    nvlink: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Gid:
+    """One filled GID table slot of a port."""
+
+    index: int
+    gid: str
+    type: str | None = None
+    netdev: str | None = None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One HCA port. `rate_gbps` is the link rate in Gbit/s."""
+
+    number: int
+    state: str | None = None
+    link_layer: str | None = None
+    rate_gbps: float | None = None
+    netdev: str | None = None
+    gids: tuple[Gid, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hca:
+    """One RDMA device. `name` is the verbs name; `label` what a matrix calls it (NIC3) or its bus id."""
+
+    label: str
+    name: str | None = None
+    pci: str | None = None
+    numa_node: int | None = None
+    pci_path: tuple[str, ...] = ()
+    local_cpus: tuple[int, ...] = ()
+    ports: tuple[Port, ...] = ()
+    driver: str | None = None
+    vendor: str | None = None
+    firmware: str | None = None
+    board: str | None = None
+    #: Identity of the physical card: equal for two ports of one card.
+    card: str | None = None
+    #: Bus id of the physical function when this one is an SR-IOV virtual function.
+    physical_function: str | None = None
+    #: PCIe atomics: True, False (known absent) or None (unknown).
+    atomics: bool | None = None
+    #: The uverbs character device can be opened here: True, False or None (a dump cannot tell).
+    openable: bool | None = None
+    #: PCI class as an integer (0x020700 InfiniBand, 0x020000 Ethernet).
+    pci_class: int | None = None
+
+    @property
+    def id(self) -> str:
+        """What the plan calls it: the verbs name where known."""
+        return self.name or self.label
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What this process may use: CPUs by affinity and cpuset, memory nodes by Mems_allowed."""
+
+    cpus: tuple[int, ...] = ()
+    mems: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One host. `levels` holds path levels that the source states itself, keyed (GPU index, HCA label)."""
+
+    source: str
+    hostname: str | None = None
+    packages: tuple[int, ...] = ()
+    cpus: tuple[Cpu, ...] = ()
+    numa_nodes: tuple[NumaNode, ...] = ()
+    bridges: tuple[PciBridge, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    hcas: tuple[Hca, ...] = ()
+    allowed: Allowed = Allowed()
+    levels: dict[tuple[int, str], str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""One module a verb: configure(parser) declares its options, run(args) returns the exit code."""
