@@ -1,0 +1,68 @@
+"""The results of doctor as one JSON document, or as a table for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from entrypoints.output import table
+from entrypoints.preflight.facts import host_facts
+from entrypoints.preflight.flags import docker_run, environment_kind, missing, pod_spec
+from entrypoints.preflight.model import STATUSES, CheckResult, Host
+
+SCHEMA = "epbox.doctor/1"
+COLOURS = {"PASS": "32", "WARN": "33", "FAIL": "31", "NOT_RUN": "36"}
+
+
+def summary(results: Sequence[CheckResult]) -> dict[str, int]:
+    """How many checks gave each status, all four always present."""
+    return {status: sum(result.status == status for result in results) for status in STATUSES}
+
+
+def verdict(workload: str, results: Sequence[CheckResult]) -> str:
+    """One line: is this host fit, and what stands in the way."""
+    counts = summary(results)
+    failures = [result.id for result in results if result.status == "FAIL"]
+    state = f"not fit for {workload}: {', '.join(failures)}" if failures else f"no failure for {workload}"
+    return f"{state} ({counts['PASS']} pass, {counts['WARN']} warn, {counts['FAIL']} fail, {counts['NOT_RUN']} not run)"
+
+
+def document(host: Host, results: Sequence[CheckResult], probes: Sequence[CheckResult] = ()) -> dict[str, Any]:
+    """The document of epbox.doctor/1."""
+    everything = [*results, *probes]
+    return {
+        "schema": SCHEMA,
+        "workload": host.workload,
+        "source": host.topology.source,
+        "environment": environment_kind(host),
+        "status": "FAIL" if any(result.status == "FAIL" for result in everything) else "PASS",
+        "verdict": verdict(host.workload, everything),
+        "summary": summary(everything),
+        "checks": [result.to_json() for result in results],
+        "probes": [result.to_json() for result in probes],
+        "missing_flags": [{"flag": flag.docker, "why": flag.why} for flag in missing(host)],
+        "docker_run": docker_run(host),
+        "pod": pod_spec(host),
+        "facts": host_facts(host),
+    }
+
+
+def text(workload: str, results: Sequence[CheckResult], colour: bool = False) -> str:
+    """A table of all checks, then what to do for each that is not a PASS, then the verdict."""
+    lines = table(("STATUS", "CHECK", "SEEN"), [(result.status, result.id, one_line(result.evidence)) for result in results]).splitlines()
+    if colour:
+        lines = [_paint(line) for line in lines]
+    todo = [result for result in results if result.status in ("FAIL", "WARN") and result.remedy]
+    if todo:
+        lines += ["", "What to do:"]
+        for result in sorted(todo, key=lambda result: result.status != "FAIL"):
+            lines += [f"  {result.id}: {one_line(result.remedy)}", f"    ({result.source})"]
+    return "\n".join([*lines, "", verdict(workload, results)])
+
+
+def one_line(text: str) -> str:
+    """Control characters of a hostile file must not reach a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _paint(line: str) -> str:
+    word = line.partition(" ")[0]
+    return f"\x1b[{COLOURS[word]}m{word}\x1b[0m{line[len(word) :]}" if word in COLOURS else line

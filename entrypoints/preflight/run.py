@@ -1,0 +1,109 @@
+"""Run the checks of a workload within a bounded time, whatever the host answers."""
+
+import os
+import queue
+import re
+import sysconfig
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from entrypoints.errors import UsageError
+from entrypoints.preflight.files import Files, NotReadable
+from entrypoints.preflight.live import LiveProbes, NoProbes, Probes
+from entrypoints.preflight.model import ALLTOALL, EVERY, V1, V2, Answer, Check, CheckResult, Host, not_run
+from entrypoints.preflight.registry import relevant
+from entrypoints.topology.model import Topology
+
+#: All checks together, and one alone, in seconds.
+TOTAL_S, ONE_S = 3.0, 1.5
+
+
+def workload_of(name: str) -> str:
+    """The family whose checks apply: "deepep-v1-internode" and "deepep_v1" are deepep-v1. Raises UsageError."""
+    word = name.strip().lower().replace("_", "-")
+    for family in (V1, V2, ALLTOALL):
+        if word == family or word.startswith(family + "-"):
+            return family
+    raise UsageError(f"unknown workload {name!r}", where="--for", hint=f"one of {', '.join(sorted(EVERY))}")
+
+
+def make_host(
+    workload: str,
+    topology: Topology,
+    root: Path = Path("/"),
+    environ: Mapping[str, str] | None = None,
+    *,
+    nodes: int | None = None,
+    probes: Probes | None = None,
+    log: str | None = None,
+) -> Host:
+    """A Host for `root`; WORLD_SIZE gives the number of nodes when the caller does not."""
+    environ = os.environ if environ is None else environ
+    files = Files(Path(root))
+    text = environ.get("WORLD_SIZE", "")
+    if nodes is None and text.isascii() and text.isdecimal() and len(text) < 7:
+        nodes = int(text)
+    asked: Probes = probes if probes is not None else LiveProbes() if files.live else NoProbes()
+    return Host(files, environ, topology, asked, workload_of(workload), nodes, log, _site(files))
+
+
+def _site(files: Files) -> tuple[str, ...]:
+    """Folders of Python packages: this interpreter's, then every usual one below the root."""
+    found = [sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]] if files.live else []
+    for base in ("usr/local/lib", "usr/lib", "opt/venv/lib", "opt/epbox/venv/lib"):
+        for name in files.maybe_names(base):
+            if re.fullmatch(r"python3(\.\d+)?", name):
+                found += [f"{base}/{name}/{kind}" for kind in ("site-packages", "dist-packages")]
+    return tuple(dict.fromkeys(folder.strip("/") for folder in found))
+
+
+def run_checks(
+    workload: str,
+    topology: Topology,
+    root: Path = Path("/"),
+    environ: Mapping[str, str] | None = None,
+    *,
+    nodes: int | None = None,
+    probes: Probes | None = None,
+    log: str | None = None,
+    total_s: float = TOTAL_S,
+    one_s: float = ONE_S,
+) -> list[CheckResult]:
+    """All checks that `workload` needs, each PASS, WARN, FAIL or NOT_RUN; never an exception of a check, never longer than `total_s`."""
+    host = make_host(workload, topology, root, environ, nodes=nodes, probes=probes, log=log)
+    return run_on(host, relevant(host.workload), total_s=total_s, one_s=one_s)
+
+
+def run_on(host: Host, checks: Sequence[Check], *, total_s: float = TOTAL_S, one_s: float = ONE_S) -> list[CheckResult]:
+    """The given checks on one host, in order."""
+    end = time.monotonic() + total_s
+    results: list[CheckResult] = []
+    for check in checks:
+        left = min(one_s, end - time.monotonic())
+        answer = _bounded(check, host, left) if left > 0 else not_run(f"the {total_s:g} s of one doctor run were used up")
+        results.append(CheckResult(check.id, check.title, answer.status, answer.evidence, answer.remedy, check.source))
+    return results
+
+
+def _bounded(check: Check, host: Host, seconds: float) -> Answer:
+    """One check in a thread of its own: a read that blocks in the kernel is left behind, not waited for."""
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(check.run(host))
+        except NotReadable as error:
+            answers.put(not_run(str(error)))
+        except Exception as error:
+            # A defect of a check must not hide the other checks; it is shown, and never a PASS.
+            answers.put(
+                not_run(f"the check itself broke: {type(error).__name__}: {error}", "please report this with the output of epbox snapshot")
+            )
+
+    threading.Thread(target=work, name=check.id, daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return not_run(f"no answer within {seconds:.1f} s")
