@@ -3,6 +3,7 @@
 import ipaddress
 
 from entrypoints.preflight.model import Answer, Host, failed, not_run, passed, warned
+from entrypoints.topology.model import Port
 
 #: Names that many machines are born with; two of them in a job are one "node" to NVSHMEM.
 BORN_NAMES = frozenset({"localhost", "localhost.localdomain", "(none)", "ubuntu", "debian", "linux"})
@@ -102,7 +103,7 @@ def roce_gid(host: Host) -> Answer:
     for hca, port in roce:
         if port.gids and all(gid.type is None for gid in port.gids):
             return not_run(f"{hca.id}: GID types are unreadable")
-        indices[hca.id] = [gid.index for gid in port.gids if gid.type == "RoCE v2" and "0000:0000:0000:0000:0000:ffff" in gid.gid]
+        indices[hca.id] = ipv4_gids(port)
     shown = ", ".join(f"{name}: {' '.join(map(str, found)) or 'none'}" for name, found in indices.items())
     bare = [name for name, found in indices.items() if not found]
     if bare:
@@ -117,6 +118,11 @@ def roce_gid(host: Host) -> Answer:
                 "unset it (NVSHMEM then picks by NVSHMEM_IB_ADDR_FAMILY), or set the index per node",
             )
     return passed(f"RoCE v2 IPv4 GID at {shown}")
+
+
+def ipv4_gids(port: Port) -> list[int]:
+    """Indices of RoCE v2 GIDs that carry an IPv4 address (::ffff:a.b.c.d), which alone are routable by default."""
+    return [gid.index for gid in port.gids if gid.type == "RoCE v2" and gid.gid.lower().startswith("0000:0000:0000:0000:0000:ffff:")]
 
 
 def rail_mtu(host: Host) -> Answer:

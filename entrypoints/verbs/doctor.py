@@ -1,0 +1,69 @@
+"""Check this host and container before a run; exit 3 when a check fails."""
+
+import argparse
+import os
+from pathlib import Path
+
+from entrypoints.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--for", dest="workload", metavar="WORKLOAD", help="alltoall, deepep-v1 or deepep-v2 (default: EPBOX_WORKLOAD, else deepep-v1)"
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="table on stderr, or one JSON document on stdout")
+    parser.add_argument(
+        "--topology", metavar="FILE", help="examine a sysfs root, tarball, NCCL XML, matrix or our JSON instead of this host"
+    )
+    parser.add_argument("--root", metavar="DIR", help="read /proc and /sys below DIR (a copy of another host)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes in the job (default: WORLD_SIZE)")
+    parser.add_argument("--log", metavar="FILE", help="log of an earlier run with NVSHMEM_DEBUG=INFO, for the NIC handler")
+    parser.add_argument("--probe", action="store_true", help="also open devices, move data and load libraries (up to a minute)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from entrypoints.output import emit_json, say, wants_colour
+    from entrypoints.preflight.registry import relevant
+    from entrypoints.preflight.report import document, text
+    from entrypoints.preflight.run import make_host, run_on
+    from entrypoints.topology import load
+
+    if args.root and not Path(args.root).is_dir():
+        raise UsageError("not a folder", where=args.root, hint="--root takes a copy of a host's root with proc and sys in it")
+    if args.nodes is not None and args.nodes < 1:
+        raise UsageError(f"{args.nodes} nodes", where="--nodes", hint="give 1 or more")
+    root = _root(args)
+    if args.probe and root != Path("/"):
+        raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
+    workload = args.workload or os.environ.get("EPBOX_WORKLOAD") or "deepep-v1"
+    host = make_host(workload, load(args.topology or args.root), root, os.environ, nodes=args.nodes, log=_log(args.log))
+    results = run_on(host, relevant(host.workload))
+    probes = []
+    if args.probe:
+        from entrypoints.preflight.active import run_probes
+
+        probes = run_probes(host)
+    if args.format == "json":
+        emit_json(document(host, results, probes))
+    else:
+        say(text(host.workload, [*results, *probes], wants_colour()))
+    return 3 if any(result.status == "FAIL" for result in [*results, *probes]) else 0
+
+
+def _root(args: argparse.Namespace) -> Path:
+    """Files to read beside the topology. One that came from a file has no /proc of its own: nothing of this host may stand in for it."""
+    if args.root:
+        return Path(args.root)
+    if args.topology:
+        return Path(args.topology) if Path(args.topology).is_dir() else Path(os.devnull)
+    return Path("/")
+
+
+def _log(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        with open(name, "rb") as stream:
+            return stream.read(64 << 20).decode(errors="replace")
+    except OSError as error:
+        raise UsageError(error.strerror or "unreadable", where=name, hint="--log takes a text file") from None
