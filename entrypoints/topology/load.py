@@ -1,0 +1,102 @@
+"""Find out by content what a topology source is, and read it."""
+
+import os
+import re
+import sys
+
+from entrypoints.errors import UsageError
+from entrypoints.topology.model import Topology
+from entrypoints.topology.tree import DirectoryTree, Tree, is_folder
+
+#: A matrix, XML or JSON file is a few hundred kilobytes on the largest hosts.
+MAX_TEXT = 16 << 20
+
+KINDS = "a sysfs root (folder or tarball), an NCCL or hwloc XML, `nvidia-smi topo -m` text, or JSON of `topology --format json`"
+
+
+def load(source: str | None = None) -> Topology:
+    """The Topology of the live host (None), of standard input ("-") or of a file or folder of any kind that EPBox reads.
+
+    Raises UsageError with file and line for input that is unreadable, of no known kind, or damaged beyond use;
+    lesser damage is told in `Topology.warnings`.
+    """
+    if source is None:
+        return _sysfs(DirectoryTree("/", live=True), "live")
+    if is_folder(source):
+        return _sysfs(DirectoryTree(_root_below(source)), source)
+    return _from_bytes(_read(source), source)
+
+
+def _sysfs(tree: Tree, source: str) -> Topology:
+    from entrypoints.topology.sysfs import read_sysfs
+
+    return read_sysfs(tree, source)
+
+
+def _read(source: str) -> bytes:
+    try:
+        if source == "-":
+            return sys.stdin.buffer.read(MAX_TEXT + 1)
+        with open(source, "rb") as stream:
+            return stream.read(256 << 20)
+    except (OSError, ValueError) as error:
+        raise UsageError(getattr(error, "strerror", None) or str(error), where=source, hint=f"give {KINDS}") from None
+
+
+def _root_below(folder: str) -> str:
+    """The folder that holds sys/: the given one, its only such child, or the parent when sys itself was given."""
+    if is_folder(f"{folder}/sys/devices") or is_folder(f"{folder}/sys/class") or is_folder(f"{folder}/sys/bus"):
+        return folder
+    if is_folder(f"{folder}/devices/system") or is_folder(f"{folder}/bus/pci"):
+        return os.path.join(folder, os.pardir) if os.path.basename(os.path.abspath(folder)) == "sys" else folder  # noqa: PTH100, PTH118, PTH119
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError as error:
+        raise UsageError(error.strerror or str(error), where=folder) from None
+    below = [f"{folder}/{name}" for name in names if is_folder(f"{folder}/{name}/sys")]
+    if len(below) == 1:
+        return below[0]
+    what = f"holds {len(below)} sysfs roots" if below else "holds no sys/ folder"
+    raise UsageError(what, where=folder, hint="give one root: the folder with sys/ and proc/ in it")
+
+
+def _from_bytes(data: bytes, source: str) -> Topology:
+    from entrypoints.topology.archive import expand, is_tar, read_tar
+
+    data = expand(data, source)
+    if is_tar(data):
+        return _sysfs(read_tar(data, source), source)
+    if len(data) > MAX_TEXT:
+        raise UsageError(f"is larger than {MAX_TEXT >> 20} MiB and no tarball", where=source, hint=f"give {KINDS}")
+    return _from_text(_decode(data), source)
+
+
+def _decode(data: bytes) -> str:
+    """Text as shells write it: UTF-8 or, redirected by PowerShell, UTF-16 with a byte order mark."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").lstrip("\ufeff")
+    return data.decode("utf-8-sig", "replace")
+
+
+def _from_text(text: str, source: str) -> Topology:
+    start = text.lstrip("\0 \t\r\n")[:1]
+    if start in ("{", "["):
+        from entrypoints.topology.document import parse_document
+
+        return parse_document(text, source)
+    xml = re.search(r"<(?:system|topology)\b", text)
+    matrix = re.search(r"(?:^|[\s\x1b|>])(?:\S*m)?GPU\[?\d+\]?\s", text)
+    if xml and (start == "<" or matrix is None or xml.start() < matrix.start()):
+        if xml[0] == "<topology":
+            from entrypoints.topology.hwloc_xml import parse_hwloc
+
+            return parse_hwloc(text, source)
+        from entrypoints.topology.nccl_xml import parse_nccl
+
+        return parse_nccl(text, source)
+    if matrix:
+        from entrypoints.topology.smi_matrix import parse_matrix
+
+        return parse_matrix(text, source)
+    what = "is empty" if not text.strip("\0 \t\r\n") else "is of no kind that is known"
+    raise UsageError(what, where=f"{source}:1", hint=f"give {KINDS}")

@@ -1,0 +1,95 @@
+"""A Topology from a sysfs and proc root, live or dumped."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from entrypoints.topology.allowed import read_allowed
+from entrypoints.topology.model import Gpu, Hca, NumaNode, PciBridge, Topology
+from entrypoints.topology.pci import gpu_memory_nodes, read_gpus
+from entrypoints.topology.processors import online_cpus, online_nodes, read_cpus, read_nodes
+from entrypoints.topology.rdma import read_hcas
+from entrypoints.topology.tree import Tree
+
+Device = TypeVar("Device", Gpu, Hca)
+
+
+def read_sysfs(tree: Tree, source: str) -> Topology:
+    """Everything a plan needs of a root. Missing parts are None or empty, with a warning where that matters."""
+    warnings: list[str] = []
+    online = online_cpus(tree)
+    if not online:
+        warnings.append("no CPU is listed under sys/devices/system/cpu")
+    gpus, found = read_gpus(tree)
+    warnings += found
+    hcas = read_hcas(tree)
+    if tree.live:
+        from entrypoints.topology.live import with_nvml, with_verbs
+
+        gpus, found = with_nvml(gpus)
+        warnings += found
+        hcas = with_verbs(tree, hcas)
+    allowed = read_allowed(tree, online, online_nodes(tree) or (0,))
+    nodes = read_nodes(tree, allowed.cpus, gpu_memory_nodes(tree), bool(gpus))
+    cpus = read_cpus(tree, allowed.cpus)
+    gpus = place(gpus, nodes, online, warnings)
+    hcas = place(hcas, nodes, online, warnings)
+    return Topology(
+        source=source,
+        hostname=_hostname(tree),
+        packages=tuple(sorted({cpu.package for cpu in cpus if cpu.package is not None})),
+        cpus=cpus,
+        numa_nodes=nodes,
+        bridges=bridges_of((*gpus, *hcas)),
+        gpus=tuple(gpus),
+        hcas=tuple(hcas),
+        allowed=allowed,
+        warnings=tuple(warnings),
+    )
+
+
+def _hostname(tree: Tree) -> str | None:
+    if not tree.live:
+        return None
+    import os
+
+    return os.uname().nodename
+
+
+def place(devices: Sequence[Device], nodes: Sequence[NumaNode], online: Sequence[int], warnings: list[str]) -> list[Device]:
+    """Give devices without a NUMA node (-1) one where it is certain: the only node, or the one with their local CPUs."""
+    bearing = [node.id for node in nodes if node.cpus] or [node.id for node in nodes]
+    known = {node.id for node in nodes}
+    by_cpus = {frozenset(node.cpus): node.id for node in nodes if node.cpus}
+    usable = {cpu for node in nodes for cpu in node.cpus}
+    result = []
+    unknown = []
+    for device in devices:
+        if device.numa_node is not None and known and device.numa_node not in known:
+            warnings.append(f"{device.pci} names NUMA node {device.numa_node}, which is not online")
+            device = replace(device, numa_node=None)
+        if device.numa_node is None and device.pci is not None:
+            local = frozenset(device.local_cpus)
+            node = by_cpus.get(local & usable) if local and local != frozenset(online) else None
+            if node is None and len(bearing) == 1:
+                node = bearing[0]
+            device = replace(device, numa_node=node)
+            if node is None:
+                unknown.append(device.pci)
+        result.append(device)
+    if unknown:
+        warnings.append(f"the NUMA node of {', '.join(map(str, unknown))} is unknown (numa_node -1)")
+    return result
+
+
+def bridges_of(devices: Sequence[Gpu | Hca]) -> tuple[PciBridge, ...]:
+    """The bridges above the devices, each once, parents first; a bridge lies on the node of the first device below it."""
+    found: dict[str, PciBridge] = {}
+    for device in devices:
+        parent: str | None = None
+        for pci in device.pci_path:
+            known = found.get(pci)
+            if known is None or (known.numa_node is None and device.numa_node is not None):
+                found[pci] = PciBridge(pci, parent, device.numa_node)
+            parent = pci
+    return tuple(found.values())
