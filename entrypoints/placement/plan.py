@@ -1,17 +1,22 @@
-"""Topology in, plan out: one GPU, one HCA port, cores and a memory policy for every local rank."""
+"""Topology in, plan out: one GPU, one HCA port, cores and a memory policy for every local rank, each with its reason."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
-from entrypoints.placement.cpus import home_node, split
+from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, active_ports, find
+from entrypoints.placement.cpus import CpuShare, allowed_cpus, home_node, split
+from entrypoints.placement.distance import Levels, levels_of
+from entrypoints.placement.environment import rank_environment
+from entrypoints.placement.hca import match
 from entrypoints.placement.memory import policy_for
 from entrypoints.placement.model import Plan, RankPlan
-from entrypoints.topology.model import Topology
-
-#: Workloads that need a GPU for every rank; the others fall back to CPU ranks.
-GPU_WORKLOADS = ("deepep-v1", "deepep-v2")
+from entrypoints.placement.overrides import Choice, Wishes, read_wishes, visible_gpus
+from entrypoints.placement.reasons import hca_reason, plan_warnings
+from entrypoints.topology.model import Gpu, Hca, Port, Topology
 
 
 @dataclass(frozen=True)
@@ -24,35 +29,154 @@ class PlanOptions:
     hca_overrides: Mapping[int, str] = field(default_factory=dict)
     exclude_hca: tuple[str, ...] = ()
     cores_per_rank: int | None = None
+    #: deepep-v1, deepep-v2 (these need one GPU a rank), or any other name: a workload that takes what there is.
     workload: str = "deepep-v1"
 
 
 def make_plan(topology: Topology, options: PlanOptions | None = None) -> Plan:
-    """The plan for one host. Raises UsageError for options that contradict the topology, NoPlan when none is possible."""
+    """The plan for one host. Raises UsageError for wishes that contradict the topology, NoPlan when none is possible."""
     options = options or PlanOptions()
     warnings = list(topology.warnings)
-    gpus = sorted(topology.gpus, key=lambda gpu: gpu.index)
-    ranks = options.ranks if options.ranks is not None else (len(gpus) or 1)
-    if ranks < 1:
-        raise UsageError(f"--ranks {ranks}: at least one rank is needed")
-    if gpus and ranks > len(gpus) and options.workload in GPU_WORKLOADS:
-        raise NoPlan(f"{ranks} ranks need {ranks} GPUs, this host shows {len(gpus)}", hint="lower --ranks")
-    chosen = gpus[:ranks] if ranks <= len(gpus) else [None] * ranks
-    homes = [home_node(topology, gpu.numa_node, gpu.local_cpus) if gpu else None for gpu in chosen]
+    gpus = _gpus_of_ranks(topology, options, warnings)
+    wishes = read_wishes(topology, options.environ, gpus, options.hca_overrides, options.exclude_hca, options.workload)
+    warnings += wishes.warnings
+    if not any(gpus):
+        return _plan_without_gpus(topology, options, len(gpus), wishes, warnings)
+    used = [gpu for gpu in gpus if gpu is not None]
+    levels = levels_of(topology, topology.gpus, topology.hcas)
+    found, chosen = _match(topology, used, topology.gpus, levels, wishes, options.workload)
+    homes = [_home(topology, gpu, chosen.get(gpu.index), levels) for gpu in used]
     shares, cpu_warnings = split(topology, homes, options.cores_per_rank)
+    return _assemble(topology, options, gpus, used, shares, homes, levels, found, chosen, wishes, [*warnings, *cpu_warnings])
+
+
+def _gpus_of_ranks(topology: Topology, options: PlanOptions, warnings: list[str]) -> list[Gpu | None]:
+    """The GPU of each local rank in rank order, None for all ranks of a plan without GPUs."""
+    visible = visible_gpus(topology, options.environ)
+    ranks = options.ranks if options.ranks is not None else (len(visible) or 1)
+    if ranks < 1:
+        raise UsageError(f"{ranks} ranks asked for", where="--ranks", hint="at least one is needed")
+    if options.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID") != "PCI_BUS_ID" and visible:
+        warnings.append("CUDA_DEVICE_ORDER is set to PCI_BUS_ID for the ranks: GPU indices here are in bus order")
+    if ranks <= len(visible):
+        return list(visible[:ranks])
+    if visible and options.workload in IBGDA_WORKLOADS:
+        hidden = len(topology.gpus) - len(visible)
+        also = f" ({hidden} more hidden by CUDA_VISIBLE_DEVICES)" if hidden else ""
+        raise NoPlan(f"{ranks} ranks need {ranks} GPUs, this host shows {len(visible)}{also}", hint=f"use --ranks {len(visible)}")
+    if visible:
+        warnings.append(f"{ranks} ranks for {len(visible)} GPUs: this workload runs without GPUs")
+    elif options.workload in IBGDA_WORKLOADS:
+        warnings.append("no GPU is visible: only cores and memory are planned")
+    return [None] * ranks
+
+
+def _match(
+    topology: Topology, used: Sequence[Gpu], every: Sequence[Gpu], levels: Levels, wishes: Wishes, workload: str
+) -> tuple[Candidates, dict[int, Hca]]:
+    """Candidates and the HCA of each GPU index; HCAs that the user named are usable whatever the rules say."""
+    found = find(topology.hcas, every, levels, workload=workload, user_excluded=dict(wishes.excluded))
+    fixed = {gpu.index: wishes.fixed[gpu.index].hca for gpu in used if gpu.index in wishes.fixed}
+    return found, match(topology, used, found.hcas, levels, fixed=fixed)
+
+
+def _home(topology: Topology, gpu: Gpu, hca: Hca | None, levels: Levels) -> int | None:
+    """The node of a GPU; if that is unknown, of the HCA it was given, where that is known to be on the same side."""
+    home = home_node(topology, gpu.numa_node, gpu.local_cpus)
+    if home is None and hca is not None and levels.get((gpu.index, hca.label)) not in (None, "SYS"):
+        return home_node(topology, hca.numa_node, hca.local_cpus)
+    return home
+
+
+def _plan_without_gpus(topology: Topology, options: PlanOptions, ranks: int, wishes: Wishes, warnings: list[str]) -> Plan:
+    """Cores and memory split over the nodes, and for each rank the HCA nearest to its cores."""
+    shares, cpu_warnings = split(topology, [None] * ranks, options.cores_per_rank)
+    # Each rank stands in for a GPU on the node of its cores, so that one matching serves both kinds of host.
+    stand_ins = [Gpu(index=rank, numa_node=share.node) for rank, share in enumerate(shares)]
+    levels = levels_of(topology, stand_ins, topology.hcas) if not topology.gpus else {}
+    found, chosen = _match(topology, stand_ins, (), levels, wishes, options.workload)
+    homes = [share.node for share in shares]
+    return _assemble(topology, options, [None] * ranks, stand_ins, shares, homes, levels, found, chosen, wishes, [*warnings, *cpu_warnings])
+
+
+def _port(hca: Hca, choice: Choice | None) -> tuple[Port | None, int]:
+    """The port object where known, and its number."""
+    if choice is not None and choice.port is not None:
+        return next((port for port in hca.ports if port.number == choice.port), None), choice.port
+    ports = active_ports(hca) or list(hca.ports)
+    return (ports[0], ports[0].number) if ports else (None, 1)
+
+
+def _assemble(
+    topology: Topology,
+    options: PlanOptions,
+    gpus: Sequence[Gpu | None],
+    seats: Sequence[Gpu],
+    shares: Sequence[CpuShare],
+    homes: Sequence[int | None],
+    levels: Levels,
+    found: Candidates,
+    chosen: Mapping[int, Hca],
+    wishes: Wishes,
+    warnings: list[str],
+) -> Plan:
+    """Put the parts of each rank together. `seats` are the GPUs (or their stand-ins) in rank order."""
+    # The user's own choices join the rails, in place of their exclusion.
+    named = [hca for hca in chosen.values() if hca not in found.hcas]
+    rails = [*found.hcas, *dict.fromkeys(named)]
+    rail_names = [f"{hca.name}:{_port(hca, None)[1]}" for hca in rails if hca.name]
+    sharers: dict[str, list[int]] = {}
+    for rank, seat in enumerate(seats):
+        if seat.index in chosen:
+            sharers.setdefault(chosen[seat.index].label, []).append(rank)
     plans = []
-    for rank, (gpu, share) in enumerate(zip(chosen, shares, strict=True)):
+    for rank, (gpu, seat, share) in enumerate(zip(gpus, seats, shares, strict=True)):
+        hca = chosen.get(seat.index)
+        port, number = _port(hca, wishes.fixed.get(seat.index)) if hca else (None, None)
+        path = levels.get((seat.index, hca.label)) if hca else None
+        driven = None if found.foreign else hca
+        env, notes = rank_environment(driven, port, number, rail_names, options.environ, options.workload, gpu is not None)
+        warnings += [f"rank {rank}: {note}" for note in notes]
         memory, memory_text = policy_for(topology, share)
+        by_user = seat.index in wishes.fixed
+        peers = [peer for peer in sharers.get(hca.label, []) if peer != rank] if hca else []
+        parts = [hca_reason(hca, port, path, rails, peers, by_user, gpu, found, levels), share.text, memory_text]
         plans.append(
             RankPlan(
                 local_rank=rank,
                 gpu_index=gpu.index if gpu else None,
                 gpu_pci=gpu.pci if gpu else None,
-                numa_node=share.node,
+                hca=hca.id if hca else None,
+                hca_pci=hca.pci if hca else None,
+                port=number,
+                path=path,
+                numa_node=share.node if share.node is not None else homes[rank],
                 cpus=share.cpus,
                 memory=memory,
-                env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpu else {},
-                reason=f"{share.text}; {memory_text}",
+                env=env,
+                reason="; ".join(part for part in parts if part),
             )
         )
-    return Plan(source=topology.source, host={"hostname": topology.hostname}, ranks=tuple(plans), warnings=(*warnings, *cpu_warnings))
+    names = {hca.id for hca in named}
+    warnings += plan_warnings(topology, options.workload, plans, found, sharers)
+    return Plan(
+        source=topology.source,
+        host=_host(topology, options, rails, plans),
+        ranks=tuple(plans),
+        excluded=tuple((hca, reason) for hca, reason in found.excluded if hca not in names),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _host(topology: Topology, options: PlanOptions, rails: Sequence[Hca], plans: Sequence[RankPlan]) -> dict[str, Any]:
+    used = {plan.hca for plan in plans}
+    return {
+        "hostname": topology.hostname,
+        "workload": options.workload,
+        "gpus": len(topology.gpus),
+        "hcas": len(topology.hcas),
+        "numa_nodes": [node.id for node in topology.numa_nodes],
+        "allowed_cpus": format_list(allowed_cpus(topology)),
+        "rails": [hca.id for hca in rails],
+        "spare_hcas": [hca.id for hca in rails if hca.id not in used],
+    }

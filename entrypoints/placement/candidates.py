@@ -1,0 +1,288 @@
+"""Which HCAs may serve a rank, and for each that may not, why (DESIGN: the fabric's rails and nothing else)."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from entrypoints.placement.distance import NEAR, Levels, hca_order
+from entrypoints.topology.model import Gpu, Hca, Port
+
+#: Workloads whose transport is NVSHMEM's IBGDA, which drives only mlx5 devices and needs PCIe or HCA atomics.
+IBGDA_WORKLOADS = ("deepep-v1", "deepep-v2")
+
+#: PCI vendors and kernel drivers of RDMA devices that IBGDA cannot drive, by what people call them.
+FOREIGN_DRIVERS = {
+    "efa": "AWS EFA",
+    "bnxt_re": "Broadcom bnxt_re",
+    "bnxt_en": "Broadcom bnxt_re",
+    "irdma": "Intel irdma",
+    "ice": "Intel irdma",
+    "i40iw": "Intel irdma",
+    "ionic": "AMD Pensando ionic",
+    "ionic_rdma": "AMD Pensando ionic",
+    "erdma": "Alibaba eRDMA",
+    "mana": "Microsoft MANA",
+    "mana_ib": "Microsoft MANA",
+    "hns3": "HiSilicon hns",
+    "hns_roce_hw_v2": "HiSilicon hns",
+    "qedr": "Marvell qedr",
+    "qede": "Marvell qedr",
+    "cxgb4": "Chelsio iw_cxgb4",
+    "ocrdma": "Emulex ocrdma",
+    "hfi1": "Omni-Path hfi1",
+    "qib": "QLogic qib",
+    "ib_qib": "QLogic qib",
+    "mlx4_core": "ConnectX-3 (mlx4)",
+    "mlx4_ib": "ConnectX-3 (mlx4)",
+    "vmw_pvrdma": "VMware pvrdma",
+}
+FOREIGN_VENDORS = {
+    0x1D0F: "AWS EFA",
+    0x14E4: "Broadcom bnxt_re",
+    0x8086: "Intel irdma",
+    0x1DD8: "AMD Pensando ionic",
+    0x1DED: "Alibaba eRDMA",
+    0x1414: "Microsoft MANA",
+    0x19E5: "HiSilicon hns",
+}
+FOREIGN_NAMES = {
+    "efa_": "AWS EFA",
+    "rdmap": "AWS EFA",
+    "bnxt_re": "Broadcom bnxt_re",
+    "irdma": "Intel irdma",
+    "ionic": "AMD Pensando ionic",
+    "erdma": "Alibaba eRDMA",
+    "mana_": "Microsoft MANA",
+    "hns_": "HiSilicon hns",
+    "hfi1_": "Omni-Path hfi1",
+    "qib": "QLogic qib",
+    "mlx4_": "ConnectX-3 (mlx4)",
+}
+SOFTWARE = ("rxe", "siw", "rdma_rxe")
+
+#: Names that operators give to functions outside the compute fabric; used only where nothing structural is known.
+SIDE_NAMES = re.compile(r"(_an\d|eth\d|_?bond|mgmt|stor|front|vpc|_fe\d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """HCAs to match over, in bus order; those left out with reasons; and whether IBGDA can drive the rest."""
+
+    hcas: tuple[Hca, ...] = ()
+    excluded: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    #: Why NVSHMEM's IBGDA cannot use these HCAs ("AWS EFA"); None when it can.
+    foreign: str | None = None
+
+
+def is_active(port: Port) -> bool | None:
+    """True or False by the port's state ("ACTIVE", "4: ACTIVE", "PORT_DOWN"), None when it is not known."""
+    if not port.state:
+        return None
+    return port.state.upper().rpartition(" ")[2].removeprefix("PORT_") == "ACTIVE"
+
+
+def active_ports(hca: Hca) -> list[Port]:
+    """Ports that are not known to be down; the best first: active, then by rate, then by number."""
+    up = [port for port in hca.ports if is_active(port) is not False]
+    return sorted(up, key=lambda port: (is_active(port) is None, -(port.rate_gbps or 0), port.number))
+
+
+def link_layer(hca: Hca) -> str | None:
+    """ "InfiniBand" or "Ethernet" by the ports, else by PCI class, else by the name, else None."""
+    layers = [port.link_layer for port in active_ports(hca) if port.link_layer]
+    if layers:
+        return "InfiniBand" if any(layer.lower().startswith("infini") for layer in layers) else "Ethernet"
+    if hca.pci_class is not None and hca.pci_class >> 8 in (0x0207, 0x0200):
+        return "InfiniBand" if hca.pci_class >> 8 == 0x0207 else "Ethernet"
+    if hca.name and re.search(r"^ibp|_ib\d", hca.name):
+        return "InfiniBand"
+    if hca.name and re.search(r"^roce|_eth\d|_an\d", hca.name):
+        return "Ethernet"
+    return None
+
+
+def rate(hca: Hca) -> float | None:
+    """Rate of the best port in Gbit/s."""
+    rates = [port.rate_gbps for port in active_ports(hca) if port.rate_gbps]
+    return max(rates) if rates else None
+
+
+def foreign_driver(hca: Hca) -> str | None:
+    """What an HCA is called that NVSHMEM's IBGDA cannot drive, None for mlx5 and for the unknown."""
+    if hca.driver:
+        return None if hca.driver.startswith("mlx5") else FOREIGN_DRIVERS.get(hca.driver, hca.driver)
+    try:
+        vendor = int(hca.vendor, 16) if hca.vendor else None
+    except ValueError:
+        vendor = None
+    if vendor in FOREIGN_VENDORS:
+        return FOREIGN_VENDORS[vendor]
+    return next((text for prefix, text in FOREIGN_NAMES.items() if (hca.name or "").startswith(prefix)), None)
+
+
+class _Sieve:
+    """The HCAs still in, and the reasons of those that are out. A soft rule never removes the last ones."""
+
+    def __init__(self, hcas: Sequence[Hca]) -> None:
+        self.kept = sorted(hcas, key=hca_order)
+        self.excluded: list[tuple[str, str]] = []
+
+    def drop(self, reason: Callable[[Hca], str | None], *, soft: bool = True) -> bool:
+        """Remove those for which `reason` gives one; False when a soft rule would have removed all."""
+        reasons = {hca.label: reason(hca) for hca in self.kept}
+        stay = [hca for hca in self.kept if reasons[hca.label] is None]
+        if soft and not stay:
+            return False
+        self.excluded += [(hca.id, reasons[hca.label] or "") for hca in self.kept if reasons[hca.label] is not None]
+        self.kept = stay
+        return True
+
+
+def find(
+    hcas: Sequence[Hca],
+    gpus: Sequence[Gpu],
+    levels: Levels,
+    *,
+    workload: str = "deepep-v1",
+    user_excluded: dict[str, str] | None = None,
+) -> Candidates:
+    """Sieve the host's HCAs. `user_excluded` maps labels to the user's own reason.
+
+    `gpus` are all GPUs of the host, visible or not: where a NIC sits does not depend on who may see which GPU.
+    """
+    sieve = _Sieve(hcas)
+    ibgda = workload in IBGDA_WORKLOADS
+    warnings: list[str] = []
+    sieve.drop(lambda hca: (user_excluded or {}).get(hca.label), soft=False)
+    sieve.drop(_port_down, soft=False)
+    sieve.drop(lambda hca: "its /dev/infiniband/uverbs device cannot be opened here" if hca.openable is False else None, soft=False)
+    sieve.drop(_software, soft=ibgda is False)
+    foreign = None
+    if ibgda and not sieve.drop(lambda hca: f"{d}: NVSHMEM's IBGDA cannot drive it" if (d := foreign_driver(hca)) else None):
+        foreign = foreign_driver(sieve.kept[0]) if sieve.kept else None
+    lacks = "lacks the PCIe atomics that IBGDA needs"
+    if ibgda and not foreign and not sieve.drop(lambda hca: lacks if hca.atomics is False else None) and sieve.kept:
+        warnings.append("every usable HCA lacks PCIe atomics: NVSHMEM's IBGDA will reject them (mlxconfig set PCI_ATOMIC_MODE=4)")
+    sieve.drop(_twin_rule(sieve.kept))
+    sieve.drop(_fabric_rule(sieve.kept, gpus, levels))
+    sieve.drop(_rate_rule(sieve.kept, gpus, levels, warnings))
+    sieve.drop(_structure_rule(sieve.kept, gpus, levels))
+    sieve.drop(_name_rule(sieve.kept, gpus, levels))
+    return Candidates(tuple(sieve.kept), tuple(sieve.excluded), tuple(warnings), foreign)
+
+
+def _port_down(hca: Hca) -> str | None:
+    if not hca.ports or active_ports(hca):
+        return None
+    states = ", ".join(f"port {port.number} is {port.state}" for port in hca.ports)
+    return f"no active port ({states})"
+
+
+def _software(hca: Hca) -> str | None:
+    name = hca.driver or hca.name or ""
+    return "software RDMA device" if name.startswith(SOFTWARE) else None
+
+
+def near_gpus(hca: Hca, gpus: Sequence[Gpu], levels: Levels) -> list[int]:
+    """GPUs that share a PCIe switch with this HCA."""
+    return [gpu.index for gpu in gpus if levels.get((gpu.index, hca.label)) in NEAR]
+
+
+def _is_far(hca: Hca, gpus: Sequence[Gpu], levels: Levels) -> bool:
+    """Across a host bridge from every GPU. `gpus` should be those whose levels are to be trusted, see `_telling`."""
+    return bool(gpus) and all(levels.get((gpu.index, hca.label)) in ("NODE", "SYS") for gpu in gpus)
+
+
+def _telling(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Sequence[Gpu]:
+    """GPUs that must be far from a NIC before it counts as far from all.
+
+    A GPU with unknown levels (a cut matrix row) may have a NIC of its own where every other GPU has one; where others
+    have none, it need not.
+    """
+    known = [gpu for gpu in gpus if all(levels.get((gpu.index, hca.label)) for hca in hcas)]
+    bare = [gpu for gpu in known if not any(levels.get((gpu.index, hca.label)) in NEAR for hca in hcas)]
+    return known if bare else gpus
+
+
+def _twin_rule(hcas: Sequence[Hca]) -> Callable[[Hca], str | None]:
+    """A VF beside its PF, two VFs of one PF, or a bond's member beside the bond: one wire must not count twice."""
+    functions = {hca.pci: hca for hca in hcas if hca.pci and not hca.physical_function}
+    first_vf: dict[str, Hca] = {}
+    for hca in hcas:
+        if hca.physical_function:
+            first_vf.setdefault(hca.physical_function, hca)
+    # By the bus id alone: in a matrix, "one card" may also mean two cards of one switch.
+    slots = {hca.label: hca.pci.rpartition(".")[0] for hca in hcas if hca.pci}
+    bonds = {slots[hca.label]: hca for hca in hcas if "bond" in (hca.name or "").lower() and hca.label in slots}
+
+    def reason(hca: Hca) -> str | None:
+        pf = hca.physical_function
+        if pf and pf in functions:
+            return f"virtual function of {functions[pf].id}, which is here itself"
+        if pf and first_vf[pf] is not hca:
+            return f"second virtual function of one physical function, after {first_vf[pf].id}"
+        bond = bonds.get(slots.get(hca.label, ""))
+        if bond is not None and "bond" not in (hca.name or "").lower():
+            return f"member of {bond.id}"
+        return None
+
+    return reason
+
+
+def _fabric_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+    """InfiniBand only, if any is active; unless Ethernet rails sit at the GPUs and InfiniBand at none (storage IB)."""
+    ib = [hca for hca in hcas if link_layer(hca) == "InfiniBand"]
+    ethernet = [hca for hca in hcas if link_layer(hca) == "Ethernet"]
+    served = {gpu for hca in ethernet for gpu in near_gpus(hca, gpus, levels)}
+    if ib and len(served) * 2 >= len(gpus) > 0 and all(_is_far(hca, gpus, levels) for hca in ib):
+        return lambda hca: "InfiniBand away from all GPUs, while Ethernet rails sit at them: storage" if hca in ib else None
+    return lambda hca: "Ethernet, beside an InfiniBand fabric" if ib and hca in ethernet else None
+
+
+def _rate_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels, warnings: list[str]) -> Callable[[Hca], str | None]:
+    """The top rate class only. A GPU's own rail that trained to half rate stays: sharing a neighbour would be no faster."""
+    rates = {hca.label: value for hca in hcas if (value := rate(hca))}
+    top = max(rates.values(), default=0.0)
+    slow = [hca for hca in hcas if rates.get(hca.label, top) < top]
+    served = {gpu for hca in hcas if hca not in slow for gpu in near_gpus(hca, gpus, levels)}
+    degraded = [hca for hca in slow if 2 * rates[hca.label] >= top and set(near_gpus(hca, gpus, levels)) - served]
+    for hca in degraded:
+        warnings.append(f"{hca.id} runs at {rates[hca.label]:g} Gb/s while other rails run at {top:g}: check its cable and switch port")
+
+    def reason(hca: Hca) -> str | None:
+        return f"{rates[hca.label]:g} Gb/s, beside {top:g} Gb/s rails" if hca in slow and hca not in degraded else None
+
+    return reason
+
+
+def _structure_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+    """NICs that are near no GPU, while others share a switch with one, are storage or management."""
+    near = [hca for hca in hcas if near_gpus(hca, gpus, levels)]
+    telling = _telling(hcas, gpus, levels)
+    kinds = {(hca.board, rate(hca), link_layer(hca)) for hca in near}
+
+    def reason(hca: Hca) -> str | None:
+        if not near or not _is_far(hca, telling, levels):
+            return None
+        kind = (hca.board, rate(hca), link_layer(hca))
+        if len(near) < len(gpus) and None not in kind and kind in kinds:
+            # The same card model at the same rate on the same kind of link, and rails are short: a rail in a far slot.
+            return None
+        best = "NODE" if any(levels.get((gpu.index, hca.label)) == "NODE" for gpu in gpus) else "SYS"
+        return f"near no GPU ({best} at best) while {len(near)} others share a switch with one: storage or management"
+
+    return reason
+
+
+def _name_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+    """Last resort: a name that says side network, unless the NIC is the only one near some GPU."""
+    side = [hca for hca in hcas if SIDE_NAMES.search(hca.name or "")]
+    served = {gpu for hca in hcas if hca not in side for gpu in near_gpus(hca, gpus, levels)}
+
+    def reason(hca: Hca) -> str | None:
+        if hca not in side or set(near_gpus(hca, gpus, levels)) - served:
+            return None
+        return "its name says a side network (bond, Ethernet or accelerated networking), not a rail"
+
+    return reason
