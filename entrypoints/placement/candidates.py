@@ -270,7 +270,7 @@ def _structure_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) ->
             # The same card model at the same rate on the same kind of link, and rails are short: a rail in a far slot.
             return None
         best = "NODE" if any(levels.get((gpu.index, hca.label)) == "NODE" for gpu in gpus) else "SYS"
-        return f"near no GPU ({best} at best) while {len(near)} others share a switch with one: storage or management"
+        return f"near none of the GPUs ({best} at best), while {len(near)} others share a switch with one: not their rail"
 
     return reason
 

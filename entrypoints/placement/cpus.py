@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
 from entrypoints.topology.model import Cpu, NumaNode, Topology
 
@@ -167,5 +168,6 @@ def _deal(node: int, ranks: Sequence[int], cores: list[tuple[int, ...]], per_ran
             taken = units[start : start + base + (position < extra)][:per_rank]
         cpus = tuple(sorted(cpu for unit in taken for cpu in unit))
         part = "all" if count == 1 and per_rank is None else f"share {position + 1} of {count}"
-        shares.append(CpuShare(cpus, label, f"{len(taken)} core{'s' * (len(taken) > 1)} of {where}, {part}"))
+        count_text = f"{len(taken)} {'core' if units is cores else 'thread'}{'s' * (len(taken) > 1)}"
+        shares.append(CpuShare(cpus, label, f"CPUs {format_list(cpus)} = {count_text} of {where}, {part}"))
     return shares

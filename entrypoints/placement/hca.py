@@ -55,6 +55,7 @@ class _Costs:
     ) -> None:
         self._gpus, self._rails, self._levels = gpus, rails, levels
         self._topology, self._whole = topology, whole
+        self._distances: dict[tuple[int | None, int | None], int] = {}
         ports: dict[str, list[int]] = {}
         for position, rail in enumerate(rails):
             ports.setdefault(card_of(rail), []).append(position)
@@ -88,11 +89,16 @@ class _Costs:
         if level is None and gpu.numa_node is None:
             # A cut matrix row: an HCA that sits at another GPU is not likely to be this one's.
             cost += self._unit_node * self._claim[position]
-        elif LEVEL_RANK[level] > LEVEL_RANK["PHB"]:
-            cost += self._unit_node * distance(self._topology, gpu.numa_node, rail.numa_node)
+        elif LEVEL_RANK[level] > LEVEL_RANK["PXB"]:
+            cost += self._unit_node * self._distance(gpu.numa_node, rail.numa_node)
         if gpu.index in self._whole and self._whole[gpu.index].label != rail.label:
             cost += self._unit_whole
         return cost + self._unit_crowd * self._crowd[position]
+
+    def _distance(self, here: int | None, there: int | None) -> int:
+        if (here, there) not in self._distances:
+            self._distances[here, there] = distance(self._topology, here, there)
+        return self._distances[here, there]
 
     def of(self, row: int, position: int, turn: int) -> int:
         """Cost of giving GPU `row` the `turn`-th place at rail `position`."""

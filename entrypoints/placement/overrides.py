@@ -23,6 +23,8 @@ class Wishes:
 
     fixed: Mapping[int, Choice] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    #: Ports that NVSHMEM_HCA_LIST names, by HCA label.
+    ports: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -119,7 +121,7 @@ def read_wishes(
         if key in fixed and fixed[key] != choice:
             warnings.append(f"rank {rank}: --hca {name} goes before DEEP_EP_DEVICE_TO_HCA_MAPPING's {fixed[key].hca.id}")
         fixed[key] = choice
-    allowed = _nvshmem_lists(topology, environ, len(gpus), excluded, warnings)
+    ports = _nvshmem_lists(topology, environ, len(gpus), excluded, warnings)
     if workload == "deepep-v2":
         _nccl_list(topology, environ, excluded, warnings)
     for key, choice in fixed.items():
@@ -128,15 +130,13 @@ def read_wishes(
             warnings.append(f"{who}: {choice.hca.id} was asked for, but its port is not active")
         if choice.hca.label in excluded:
             warnings.append(f"{who}: {choice.hca.id} was asked for by name, although {excluded[choice.hca.label]}")
-        elif allowed is not None and choice.hca.label not in allowed:
-            warnings.append(f"{who}: {choice.hca.id} was asked for by name, although it is not in NVSHMEM_HCA_LIST")
-    return Wishes(fixed, excluded, tuple(warnings))
+    return Wishes(fixed, excluded, ports, tuple(warnings))
 
 
 def _nvshmem_lists(
     topology: Topology, environ: Mapping[str, str], ranks: int, excluded: dict[str, str], warnings: list[str]
-) -> set[str] | None:
-    """NVSHMEM_HCA_LIST and NVSHMEM_HCA_PE_MAPPING as an allow list (None: no such list) or as exclusions.
+) -> dict[str, int]:
+    """NVSHMEM_HCA_LIST, else NVSHMEM_HCA_PE_MAPPING, as exclusions; returns the ports that it names, by HCA label.
 
     NVSHMEM keeps devices in enumeration order whatever the order of the list, and in high-throughput mode every rank is the only PE
     of its world, so a list of many sends all ranks to its first device (DeepEP #336, PR #466).
@@ -153,12 +153,13 @@ def _nvshmem_lists(
         if text.startswith("="):
             raise UsageError("NVSHMEM knows no '=' prefix (that is NCCL_IB_HCA's)", where=where, hint="remove it")
         entries = [part.strip() for part in text.lstrip("^").split(",") if part.strip()]
-        labels = {find_hca(topology, entry, where).hca.label for entry in entries}
+        choices = [find_hca(topology, entry, where) for entry in entries]
+        labels = {choice.hca.label for choice in choices}
         for hca in topology.hcas:
             if negative == (hca.label in labels):
                 excluded.setdefault(hca.label, f"excluded by {variable}" if negative else f"not in {variable}")
         if negative:
-            return None
+            return {}
         if len(labels) > 1 and ranks > 1:
             paired = environ.get("NVSHMEM_ENABLE_NIC_PE_MAPPING", "0")[:1].lower() not in "0nf"
             warnings.append(
@@ -167,8 +168,8 @@ def _nvshmem_lists(
             )
         elif ranks > 1:
             warnings.append(f"{variable} names one HCA for all {ranks} ranks: they share it, as you asked")
-        return labels
-    return None
+        return {choice.hca.label: choice.port for choice in choices if choice.port is not None}
+    return {}
 
 
 def _nccl_list(topology: Topology, environ: Mapping[str, str], excluded: dict[str, str], warnings: list[str]) -> None:

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
 from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, active_ports, find
 from entrypoints.placement.cpus import CpuShare, allowed_cpus, home_node, split
-from entrypoints.placement.distance import Levels, levels_of
+from entrypoints.placement.distance import Levels, by_node, levels_of
 from entrypoints.placement.environment import rank_environment
 from entrypoints.placement.hca import match
 from entrypoints.placement.memory import policy_for
@@ -93,16 +93,18 @@ def _plan_without_gpus(topology: Topology, options: PlanOptions, ranks: int, wis
     shares, cpu_warnings = split(topology, [None] * ranks, options.cores_per_rank)
     # Each rank stands in for a GPU on the node of its cores, so that one matching serves both kinds of host.
     stand_ins = [Gpu(index=rank, numa_node=share.node) for rank, share in enumerate(shares)]
-    levels = levels_of(topology, stand_ins, topology.hcas) if not topology.gpus else {}
+    topology = replace(topology, gpus=())
+    levels = {(seat.index, hca.label): by_node(seat, hca) for seat in stand_ins for hca in topology.hcas}
     found, chosen = _match(topology, stand_ins, (), levels, wishes, options.workload)
     homes = [share.node for share in shares]
     return _assemble(topology, options, [None] * ranks, stand_ins, shares, homes, levels, found, chosen, wishes, [*warnings, *cpu_warnings])
 
 
-def _port(hca: Hca, choice: Choice | None) -> tuple[Port | None, int]:
-    """The port object where known, and its number."""
-    if choice is not None and choice.port is not None:
-        return next((port for port in hca.ports if port.number == choice.port), None), choice.port
+def _port(hca: Hca, choice: Choice | None, wishes: Wishes) -> tuple[Port | None, int]:
+    """The port object where known, and its number: the one that the user named, else the best active one."""
+    number = choice.port if choice is not None and choice.port is not None else wishes.ports.get(hca.label)
+    if number is not None:
+        return next((port for port in hca.ports if port.number == number), None), number
     ports = active_ports(hca) or list(hca.ports)
     return (ports[0], ports[0].number) if ports else (None, 1)
 
@@ -124,7 +126,7 @@ def _assemble(
     # The user's own choices join the rails, in place of their exclusion.
     named = [hca for hca in chosen.values() if hca not in found.hcas]
     rails = [*found.hcas, *dict.fromkeys(named)]
-    rail_names = [f"{hca.name}:{_port(hca, None)[1]}" for hca in rails if hca.name]
+    rail_names = [f"{hca.name}:{_port(hca, None, wishes)[1]}" for hca in rails if hca.name]
     sharers: dict[str, list[int]] = {}
     for rank, seat in enumerate(seats):
         if seat.index in chosen:
@@ -132,7 +134,7 @@ def _assemble(
     plans = []
     for rank, (gpu, seat, share) in enumerate(zip(gpus, seats, shares, strict=True)):
         hca = chosen.get(seat.index)
-        port, number = _port(hca, wishes.fixed.get(seat.index)) if hca else (None, None)
+        port, number = _port(hca, wishes.fixed.get(seat.index), wishes) if hca else (None, None)
         path = levels.get((seat.index, hca.label)) if hca else None
         driven = None if found.foreign else hca
         env, notes = rank_environment(driven, port, number, rail_names, options.environ, options.workload, gpu is not None)

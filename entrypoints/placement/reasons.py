@@ -69,7 +69,7 @@ def plan_warnings(
     warnings = list(found.warnings)
     ids = {hca.label: hca for hca in topology.hcas}
     fabric = workload in IBGDA_WORKLOADS
-    if fabric and plans and all(plan.hca is None for plan in plans):
+    if fabric and topology.gpus and all(plan.hca is None for plan in plans):
         why = "no HCA was found" if not topology.hcas else "none of its HCAs can be used (see excluded)"
         warnings.append(f"{why}: DeepEP runs within this host only")
     if found.foreign:

@@ -1,0 +1,95 @@
+"""plan: who gets which GPU, HCA port, cores and memory node, and why."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+
+from entrypoints.errors import UsageError
+from entrypoints.verbs.common import add_topology_option
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_topology_option(parser)
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "env", "numactl", "rankfile", "svg"),
+        default="table",
+        help="table (default), the epbox.plan/1 JSON, export lines, numactl command lines, an Open MPI rank file, or a drawing",
+    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="local ranks (default: one for each visible GPU)")
+    parser.add_argument("--rank", type=int, metavar="N", help="with --format env or numactl: this local rank only")
+    parser.add_argument("--workload", default="deepep-v1", metavar="NAME", help="deepep-v1 (default), deepep-v2, alltoall")
+    parser.add_argument("--hca", action="append", default=[], metavar="RANK=HCA[:PORT]", help="give a local rank this HCA (repeatable)")
+    parser.add_argument("--exclude-hca", action="append", default=[], metavar="HCA", help="never use this HCA (repeatable)")
+    parser.add_argument("--cores-per-rank", type=int, metavar="N", help="physical cores for each rank (default: all, split evenly)")
+    parser.add_argument("--compare", action="store_true", help="beside the plan, what other tools would do on this host")
+
+
+def parse_hca_options(texts: list[str]) -> dict[int, str]:
+    """--hca options as local rank -> "name[:port]". Raises UsageError for anything but RANK=HCA."""
+    overrides: dict[int, str] = {}
+    for text in texts:
+        rank, _, name = text.partition("=")
+        if not rank.isdigit() or not name:
+            raise UsageError("is not RANK=HCA[:PORT]", where=f"--hca {text}", hint="for example --hca 0=mlx5_3:1")
+        if int(rank) in overrides:
+            raise UsageError(f"rank {rank} is given twice", where=f"--hca {text}")
+        overrides[int(rank)] = name
+    return overrides
+
+
+def run(args: Namespace) -> int:
+    from entrypoints.placement.plan import PlanOptions, make_plan
+    from entrypoints.topology import load
+
+    overrides = parse_hca_options(args.hca)
+    if args.rank is not None and args.format not in ("env", "numactl"):
+        raise UsageError("goes with --format env or numactl only", where="--rank")
+    if args.compare and args.format not in ("table", "json"):
+        raise UsageError("goes with --format table or json only", where="--compare")
+    topology = load(args.topology)
+    options = PlanOptions(args.ranks, dict(os.environ), overrides, tuple(args.exclude_hca), args.cores_per_rank, args.workload)
+    plan = make_plan(topology, options)
+    if args.rank is not None and not 0 <= args.rank < len(plan.ranks):
+        raise UsageError(f"{args.rank}: the plan has ranks 0-{len(plan.ranks) - 1}", where="--rank")
+    if args.format == "json":
+        from entrypoints.output import emit_json
+
+        document = plan.to_json()
+        if args.compare:
+            from entrypoints.placement.compare import compare
+
+            document["compare"] = compare(topology, plan).to_json()
+        emit_json(document)
+        return 0
+    sys.stdout.write(_text(args, topology, plan) + "\n")
+    if args.format != "table":
+        from entrypoints.output import say
+
+        for warning in plan.warnings:
+            say(f"epbox plan: {warning}")
+    return 0
+
+
+def _text(args: Namespace, topology: object, plan: object) -> str:
+    from entrypoints.placement import formats
+    from entrypoints.placement.model import Plan
+    from entrypoints.topology.model import Topology
+
+    assert isinstance(plan, Plan) and isinstance(topology, Topology)
+    if args.format == "env":
+        return formats.env_text(plan, args.rank)
+    if args.format == "numactl":
+        return formats.numactl_text(plan) if args.rank is None else formats.numactl_line(plan.ranks[args.rank])
+    if args.format == "rankfile":
+        return formats.rankfile_text(plan)
+    if args.format == "svg":
+        from entrypoints.topology.draw import svg
+
+        return svg(topology, plan)
+    text = formats.plan_table(plan)
+    if args.compare:
+        from entrypoints.placement.compare import compare, compare_table
+
+        text += "\n\n" + compare_table(compare(topology, plan))
+    return text
