@@ -79,7 +79,7 @@ def plan_warnings(
             warnings.append(f"{ranks_text(ranks)} share {ids[label].id}: each gets 1/{len(ranks)} of its bandwidth")
     far = [plan.local_rank for plan in plans if plan.path == "SYS" and plan.gpu_index is not None]
     if far:
-        warnings.append(f"{ranks_text(far)}: the HCA is across NUMA nodes (SYS), as no nearer one is free")
+        warnings.append(f"{ranks_text(far)}: the HCA is across NUMA nodes (SYS), and no nearer one is left")
     dark = [plan.local_rank for plan in plans if plan.hca is not None and plan.path is None and plan.gpu_index is not None]
     if dark:
         warnings.append(f"{ranks_text(dark)}: the source does not tell how far the HCA is; paired in bus order")

@@ -150,7 +150,8 @@ def _topology(matrix: _Matrix, text: str, source: str) -> Topology:
         nodes[f"GPU{number}"] = node if node >= 0 else None
     order = sorted(numbers, key=lambda name: numbers[name])
     gpus = tuple(Gpu(numbers[name], numa_node=nodes[name], nvlink=_nvlink(matrix, name, numbers)) for name in order)
-    hcas = tuple(_hca(name, matrix.legend, gpus, levels) for name in sorted(nics, key=natural))
+    cards = _cards(matrix, nics)
+    hcas = tuple(_hca(name, matrix.legend, gpus, levels, cards.get(name)) for name in sorted(nics, key=natural))
     unnamed = [hca.label for hca in hcas if hca.name is None]
     if unnamed:
         warnings.append(f"no legend names {', '.join(unnamed)}; they are called so here")
@@ -231,8 +232,19 @@ def _unglue(text: str) -> int | None:
     return None
 
 
-def _hca(label: str, legend: dict[str, str], gpus: tuple[Gpu, ...], levels: dict[tuple[int, str], str]) -> Hca:
+def _cards(matrix: _Matrix, nics: list[str]) -> dict[str, str]:
+    """NICs that are PIX to each other: two ports of one card (or two cards of one switch, which a matrix cannot tell apart)."""
+    cards: dict[str, str] = {}
+    for nic in nics:
+        for other in nics:
+            if other != nic and "PIX" in (matrix.rows.get(nic, {}).get(other), matrix.rows.get(other, {}).get(nic)):
+                card = cards.get(other) or cards.get(nic) or nic
+                cards[nic] = cards[other] = card
+    return cards
+
+
+def _hca(label: str, legend: dict[str, str], gpus: tuple[Gpu, ...], levels: dict[tuple[int, str], str], card: str | None) -> Hca:
     """A NIC of the matrix. A level nearer than SYS to a GPU means that GPU's NUMA node, unless GPUs contradict each other."""
     near = {gpu.numa_node for gpu in gpus if levels.get((gpu.index, label), "SYS") != "SYS" and gpu.numa_node is not None}
     name = legend.get(label) or (None if re.fullmatch(r"NIC\d+", label) else label)
-    return Hca(label, name, numa_node=near.pop() if len(near) == 1 else None)
+    return Hca(label, name, numa_node=near.pop() if len(near) == 1 else None, card=card)
