@@ -24,7 +24,7 @@ def bus_key(pci: str) -> tuple[int, ...]:
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which mlx5_2 comes before mlx5_10."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
 
 
 def hca_order(hca: Hca) -> tuple[object, ...]:

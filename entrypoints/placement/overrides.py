@@ -65,7 +65,7 @@ def visible_gpus(topology: Topology, environ: Mapping[str, str]) -> list[Gpu]:
             break
         if part.upper().startswith("MIG"):
             raise UsageError("a MIG instance cannot be placed: DeepEP needs whole GPUs", where=where, hint="use GPU indices or UUIDs")
-        if part.isdigit():
+        if part.isdecimal():
             found = [gpu for gpu in gpus if gpu.index == int(part)]
         elif all(gpu.uuid is None for gpu in gpus):
             raise UsageError("this topology has no GPU UUIDs", where=where, hint="use indices in bus order")
@@ -86,7 +86,7 @@ def parse_device_mapping(text: str) -> dict[int, str]:
     mapping: dict[int, str] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         index, _, name = entry.partition(":")
-        if not index.isdigit() or not name:
+        if not index.isdecimal() or not name:
             where = f"DEEP_EP_DEVICE_TO_HCA_MAPPING={text}"
             raise UsageError(f"bad entry {entry!r}", where=where, hint="write GPU:HCA[:PORT], as in 0:mlx5_0:1,1:mlx5_1:1")
         mapping[int(index)] = name

@@ -169,8 +169,8 @@ def _distances(root: Element) -> dict[int, dict[int, int]]:
         if element.get("type") != "NUMANode" or element.get("indexing") not in (None, "os"):
             continue
         texts = [(child.tag, child.text) for child in element.children]
-        nodes = [int(word) for tag, text in texts if tag == "indexes" for word in text.split() if word.isdigit() and len(word) < 6]
-        values = [int(word) for tag, text in texts if tag == "u64values" for word in text.split() if word.isdigit() and len(word) < 6]
+        nodes = [int(word) for tag, text in texts if tag == "indexes" for word in text.split() if word.isdecimal() and len(word) < 6]
+        values = [int(word) for tag, text in texts if tag == "u64values" for word in text.split() if word.isdecimal() and len(word) < 6]
         if nodes and len(values) == len(nodes) ** 2:
             return {node: dict(zip(nodes, values[i * len(nodes) :], strict=False)) for i, node in enumerate(nodes)}
     return {}

@@ -204,7 +204,7 @@ def _numa(matrix: _Matrix, name: str, memory: set[int], source: str) -> int | No
     """
     rest = matrix.rest.get(name, [])
     wanted = len(matrix.titles) if matrix.titles else len(rest)
-    if "GPU NUMA ID" in matrix.titles and len(rest) >= 2 and rest[-1].isdigit() and len(rest) == wanted:
+    if "GPU NUMA ID" in matrix.titles and len(rest) >= 2 and rest[-1].isdecimal() and len(rest) == wanted:
         memory.add(int(rest[-1][:6]))
     if len(rest) < wanted and "NUMA Affinity" in matrix.titles and rest:
         return _unglue(rest[0])
@@ -212,7 +212,7 @@ def _numa(matrix: _Matrix, name: str, memory: set[int], source: str) -> int | No
         return None
     text = rest[1]
     first = text.split(",")[0]
-    if first.isdigit() and len(first) < 6:
+    if first.isdecimal() and len(first) < 6:
         return int(first)
     if ids_of_list(text) is not None:
         matrix.warnings.append(f"{source}:{matrix.lines[name]}: {name} is near to NUMA nodes {text}; which one is not said")

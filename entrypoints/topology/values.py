@@ -63,4 +63,4 @@ def bus_order(text: str | None) -> tuple[int, ...]:
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key in which mlx5_2 comes before mlx5_10."""
-    return tuple((0, int(part[:30]), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", text) if part)
+    return tuple((0, int(part[:30]), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", text) if part)
