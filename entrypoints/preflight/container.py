@@ -138,6 +138,7 @@ def _quota(host: Host) -> float | None:
 
 def runtime(host: Host) -> Answer:
     """All flags that the workload needs in one place, as the exact command that would pass."""
+    host.status("Seccomp")  # without /proc nothing could be seen to be missing
     kind = environment_kind(host)
     lacking = missing(host)
     if not lacking:

@@ -1,10 +1,12 @@
-"""Bounded reads of /proc and /sys below one root: the live host, or a copy of one."""
+"""Bounded reads of /proc and /sys below one root: the live host, a copied folder, a tarball in memory, or nothing."""
 
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from entrypoints.topology.tree import MemoryTree, Tree
 
 #: No file a check reads is longer; a longer one is cut, so that a hostile tree cannot fill memory.
 LIMIT_BYTES = 256 * 1024
@@ -99,6 +101,62 @@ class Files:
             return self.path(name).readlink().name
         except (NotReadable, OSError, ValueError):
             return None
+
+    def canonical(self, name: str) -> str:
+        """The path with all links resolved: equal for two names of one file."""
+        return str(self.path(name).resolve())
+
+
+@dataclass(frozen=True)
+class TreeFiles(Files):
+    """The same reads from a tarball that is held in memory; `root` is its name, for messages."""
+
+    tree: Tree = field(default_factory=lambda: MemoryTree({}, {}, set()))
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    def data(self, name: str, limit: int = LIMIT_BYTES) -> bytes:
+        content = self.tree.read_bytes(name.lstrip("/"), limit)
+        if content is None:
+            raise NotReadable(f"/{name}: absent")
+        return content
+
+    def names(self, name: str) -> tuple[str, ...]:
+        if self.tree.resolve(name.strip("/")) is None:
+            raise NotReadable(f"/{name}: absent")
+        return tuple(self.tree.names(name.strip("/")))
+
+    def exists(self, name: str) -> bool:
+        return self.tree.resolve(name.strip("/")) is not None
+
+    def link(self, name: str) -> str | None:
+        place = self.tree.resolve(name.strip("/"))
+        return place.rpartition("/")[2] if place else None
+
+    def canonical(self, name: str) -> str:
+        return "/" + (self.tree.resolve(name.strip("/")) or name)
+
+
+def files_of(source: str | None) -> Files:
+    """The files beside a topology source: the live root for None, a folder's, a tarball's, and none for any other file.
+
+    Raises UsageError for a tarball that cannot be unpacked.
+    """
+    if source is None:
+        return Files()
+    place = Path(source)
+    if place.is_dir():
+        roots = [place] if (place / "sys").is_dir() else [child for child in sorted(place.iterdir()) if (child / "sys").is_dir()]
+        return Files(roots[0] if len(roots) == 1 else place)
+    from entrypoints.topology.archive import expand, is_tar, read_tar
+
+    try:
+        data = expand(place.read_bytes(), source) if place.is_file() else b""
+    except OSError:
+        data = b""
+    return TreeFiles(place, read_tar(data, source) if is_tar(data) else MemoryTree({}, {}, set()))
 
 
 def reason(error: Exception) -> str:

@@ -16,6 +16,8 @@ ERROR_COUNTERS = (
 )
 #: mlx5 hardware counters of retransmission (kernel drivers/infiniband/hw/mlx5/counters.c).
 RETRY_COUNTERS = ("out_of_sequence", "packet_seq_err", "local_ack_timeout_err", "rnr_nak_retry_err", "roce_adp_retrans")
+#: Verbs names of drivers that no prefix makes acceptable to IBGDA.
+OTHER_PROVIDERS = ("mlx4", "efa", "rdmap", "bnxt_re", "irdma", "qib", "hfi1", "rxe", "siw", "erdma", "mana")
 
 
 def devices(host: Host) -> Answer:
@@ -80,6 +82,11 @@ def names(host: Host) -> Answer:
     off = [hca.id for hca in fabric if prefix not in hca.id]
     if not off:
         return passed(f"{', '.join(hca.id for hca in fabric)} contain {prefix!r}")
+    if any(name.startswith(OTHER_PROVIDERS) for name in off):
+        return failed(
+            f"{', '.join(off)}: not driven by mlx5, NVSHMEM rejects them",
+            "no prefix helps: IBGDA needs ConnectX-4 or newer (see hca.driver)",
+        )
     common = _common(off)
     remedy = (
         f"export NVSHMEM_HCA_PREFIX={common} (NVSHMEM 3.4 or newer; plan sets it), or rename by udev"

@@ -2,6 +2,7 @@
 
 import re
 
+from entrypoints.preflight.files import NotReadable
 from entrypoints.preflight.model import V2, Answer, Host, failed, not_run, passed, warned
 
 LIBRARY_FOLDERS = (
@@ -36,9 +37,14 @@ def copies(host: Host, stem: str) -> tuple[str, ...]:
     for folder in _folders(host):
         for name in host.files.maybe_names(folder):
             if name == stem or name.startswith(stem + "."):
-                place = host.files.path(f"{folder}/{name}")
-                found.setdefault(str(place.resolve()))
+                found.setdefault(host.files.canonical(f"{folder}/{name}"))
     return tuple(found)
+
+
+def _need_folders(host: Host) -> None:
+    """A snapshot without library folders says nothing of what is installed. Raises NotReadable."""
+    if not host.site and not any(host.files.exists(folder) for folder in ("usr/lib", "lib", "usr/bin")):
+        raise NotReadable("library and program folders are not part of this copy")
 
 
 def package_version(host: Host, pattern: str) -> tuple[str, str] | None:
@@ -66,6 +72,7 @@ def cuda_version(host: Host) -> tuple[int, int] | None:
 
 def identity(host: Host) -> Answer:
     """One libnvshmem_host and one libnccl within the loader's reach; two halves of different versions hang."""
+    _need_folders(host)
     shmem, nccl = copies(host, "libnvshmem_host.so"), copies(host, "libnccl.so")
     if not shmem and not nccl:
         return failed(
@@ -143,6 +150,7 @@ def tool(host: Host, name: str) -> str | None:
 
 def ibstat(host: Host) -> Answer:
     """DeepEP V2 sizes itself by `ibstat EP_NIC_NAME`, by default mlx5_0."""
+    _need_folders(host)
     place, wanted = tool(host, "ibstat"), host.environ.get("EP_NIC_NAME", "mlx5_0")
     if place is None:
         return failed("ibstat is not installed: V2 then takes the NIC's rate as 0", "apt-get install infiniband-diags")
@@ -159,6 +167,7 @@ def ibstat(host: Host) -> Answer:
 
 def jit(host: Host) -> Answer:
     """DeepEP V2 compiles kernels at run time: nvcc, and a cache folder that can be written."""
+    _need_folders(host)
     nvcc = tool(host, "nvcc")
     if nvcc is None:
         return failed("nvcc is not installed: V2 compiles its kernels at run time", "an image with nvcc (recipe deepep-v2), CUDA_HOME set")

@@ -32,16 +32,16 @@ def workload_of(name: str) -> str:
 def make_host(
     workload: str,
     topology: Topology,
-    root: Path = Path("/"),
+    root: Path | Files = Path("/"),
     environ: Mapping[str, str] | None = None,
     *,
     nodes: int | None = None,
     probes: Probes | None = None,
     log: str | None = None,
 ) -> Host:
-    """A Host for `root`; WORLD_SIZE gives the number of nodes when the caller does not."""
+    """A Host for `root`, a folder or Files; WORLD_SIZE gives the number of nodes when the caller does not."""
     environ = os.environ if environ is None else environ
-    files = Files(Path(root))
+    files = root if isinstance(root, Files) else Files(Path(root))
     text = environ.get("WORLD_SIZE", "")
     if nodes is None and text.isascii() and text.isdecimal() and len(text) < 7:
         nodes = int(text)
@@ -85,6 +85,30 @@ def run_on(host: Host, checks: Sequence[Check], *, total_s: float = TOTAL_S, one
         answer = _bounded(check, host, left) if left > 0 else not_run(f"the {total_s:g} s of one doctor run were used up")
         results.append(CheckResult(check.id, check.title, answer.status, answer.evidence, answer.remedy, check.source))
     return results
+
+
+def load_topology(source: str | None, seconds: float = TOTAL_S) -> tuple[Topology, CheckResult | None]:
+    """The topology, or an empty one and a FAIL when the live host's drivers do not answer in time."""
+    from entrypoints.topology import load
+
+    box: queue.SimpleQueue[Topology | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            box.put(load(source))
+        except BaseException as error:
+            box.put(error)
+
+    threading.Thread(target=work, name="topology", daemon=True).start()
+    try:
+        found = box.get(timeout=None if source else seconds)
+    except queue.Empty:
+        evidence = f"no answer from sysfs, NVML or libibverbs within {seconds:g} s"
+        remedy = "a driver hangs: dmesg for Xid and mlx5_core errors, then reset the device or reboot"
+        return Topology("live"), CheckResult("host.topology", "devices answer", "FAIL", evidence, remedy, "docs/doctor.md")
+    if isinstance(found, BaseException):
+        raise found
+    return found, None
 
 
 def _bounded(check: Check, host: Host, seconds: float) -> Answer:

@@ -23,21 +23,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from entrypoints.output import emit_json, say, wants_colour
+    from entrypoints.preflight.files import files_of
     from entrypoints.preflight.registry import relevant
     from entrypoints.preflight.report import document, text
-    from entrypoints.preflight.run import make_host, run_on
-    from entrypoints.topology import load
+    from entrypoints.preflight.run import load_topology, make_host, run_on
 
     if args.root and not Path(args.root).is_dir():
         raise UsageError("not a folder", where=args.root, hint="--root takes a copy of a host's root with proc and sys in it")
     if args.nodes is not None and args.nodes < 1:
         raise UsageError(f"{args.nodes} nodes", where="--nodes", hint="give 1 or more")
-    root = _root(args)
-    if args.probe and root != Path("/"):
+    if args.probe and (args.root or args.topology):
         raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
     workload = args.workload or os.environ.get("EPBOX_WORKLOAD") or "deepep-v1"
-    host = make_host(workload, load(args.topology or args.root), root, os.environ, nodes=args.nodes, log=_log(args.log))
-    results = run_on(host, relevant(host.workload))
+    topology, silent = load_topology(args.topology or args.root)
+    # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
+    host = make_host(workload, topology, files_of(args.root or args.topology), os.environ, nodes=args.nodes, log=_log(args.log))
+    results = [*([silent] if silent else []), *run_on(host, relevant(host.workload))]
     probes = []
     if args.probe:
         from entrypoints.preflight.active import run_probes
@@ -48,15 +49,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(text(host.workload, [*results, *probes], wants_colour()))
     return 3 if any(result.status == "FAIL" for result in [*results, *probes]) else 0
-
-
-def _root(args: argparse.Namespace) -> Path:
-    """Files to read beside the topology. One that came from a file has no /proc of its own: nothing of this host may stand in for it."""
-    if args.root:
-        return Path(args.root)
-    if args.topology:
-        return Path(args.topology) if Path(args.topology).is_dir() else Path(os.devnull)
-    return Path("/")
 
 
 def _log(name: str | None) -> str | None:
