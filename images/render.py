@@ -1,0 +1,84 @@
+"""Recipe (and lock) to Dockerfile: a pure function, and the folder that a plain `docker build` understands."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from entrypoints.errors import UsageError
+
+from .base import reference
+from .recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = ROOT / "templates" / "dockerfile"
+STEPS = Path(__file__).parent / "steps"
+_PROGRAM_SUFFIXES = {".py", ".toml", ".json", ".html", ".j2"}
+
+
+def render_dockerfile(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> str:
+    """The Dockerfile's text. Same recipe and lock, same text; templates see only `recipe`, `base` (FROM reference) and `lock` (digest)."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    name = f"{recipe.template}.Dockerfile.j2"
+    try:
+        template = environment.get_template(name)
+    except jinja2.TemplateNotFound:
+        known = ", ".join(sorted(path.name.removesuffix(".Dockerfile.j2") for path in TEMPLATES.glob("*.Dockerfile.j2")))
+        raise UsageError(
+            f"template = {recipe.template!r} is not allowed", where=f"recipe {recipe.name}", hint=f"allowed: {known}"
+        ) from None
+    text = template.render(recipe=recipe, base=reference(recipe.base, lock), lock=(lock or {}).get("digest", "none"))
+    return text.lstrip("\n").rstrip("\n") + "\n"
+
+
+def write_context(recipe: Recipe, folder: Path, lock: Mapping[str, Any] | None = None, sources: Mapping[str, Path] | None = None) -> None:
+    """Fill the empty `folder` with Dockerfile, steps, the program, locks and sources; times and modes do not depend on the checkout."""
+    (folder / "Dockerfile").write_text(render_dockerfile(recipe, lock))
+    shutil.copytree(STEPS, folder / "steps")
+    program = folder / "epbox"
+    shutil.copytree(ROOT / "entrypoints", program / "entrypoints", ignore=_only_program)
+    _drop_empty(program)
+    (program / "bin").mkdir()
+    shutil.move(folder / "steps" / "epbox", program / "bin" / "epbox")
+    _write_identity(recipe, program, lock)
+    locks = ROOT / "images" / "locks" / recipe.name
+    if locks.is_dir():
+        shutil.copytree(locks, folder / "locks")
+    (folder / "sources").mkdir()
+    (folder / "sources" / ".keep").touch()
+    for name, path in (sources or {}).items():
+        shutil.copyfile(path, folder / "sources" / f"{name}.tar")
+    for path in folder.rglob("*"):
+        executable = path.is_dir() or path.parent == program / "bin"
+        path.chmod(0o755 if executable else 0o644)
+        os.utime(path, (recipe.base.epoch, recipe.base.epoch))
+
+
+def _only_program(folder: str, names: list[str]) -> list[str]:
+    return [
+        name for name in names if name == "__pycache__" or (Path(folder, name).is_file() and Path(name).suffix not in _PROGRAM_SUFFIXES)
+    ]
+
+
+def _drop_empty(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _write_identity(recipe: Recipe, program: Path, lock: Mapping[str, Any] | None) -> None:
+    import json
+
+    (program / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    (program / "lock.json").write_text(json.dumps(lock or {"digest": None}, indent=2, sort_keys=True) + "\n")
