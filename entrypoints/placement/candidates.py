@@ -169,7 +169,8 @@ def find(
     sieve.drop(_rate_rule(sieve.kept, gpus, levels, warnings))
     sieve.drop(_structure_rule(sieve.kept, gpus, levels))
     sieve.drop(_name_rule(sieve.kept, gpus, levels))
-    return Candidates(tuple(sieve.kept), tuple(sieve.excluded), tuple(warnings), foreign)
+    place = {hca.id: hca_order(hca) for hca in hcas}
+    return Candidates(tuple(sieve.kept), tuple(sorted(sieve.excluded, key=lambda pair: place[pair[0]])), tuple(warnings), foreign)
 
 
 def _port_down(hca: Hca) -> str | None:

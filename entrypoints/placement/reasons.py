@@ -50,7 +50,7 @@ def hca_reason(
         if len(equal) == 1:
             text += f", the only HCA this near to GPU {gpu.index}"
         else:
-            text += f", one of {len(equal)} as near, in bus order"
+            text += f", one of {len(equal)} as near, paired in bus order"
     text += f", shared with {ranks_text(peers)}" if peers else ", no other rank on it"
     if found.foreign:
         text += f" ({found.foreign}: for NCCL only)"
