@@ -1,0 +1,107 @@
+"""What a launch is given and what it leaves: commands and options in, outcomes out."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from entrypoints.binding import BindMode
+from entrypoints.placement.model import RankPlan
+
+#: Variables that choose an HCA; they are left out of a rank's environment when `nic` is not bound.
+NIC_VARIABLES = frozenset(
+    {
+        "NVSHMEM_HCA_LIST",
+        "NVSHMEM_HCA_PREFIX",
+        "NVSHMEM_HCA_PE_MAPPING",
+        "NVSHMEM_ENABLE_NIC_PE_MAPPING",
+        "NCCL_IB_HCA",
+        "EP_NIC_NAME",
+    }
+)
+
+
+@dataclass(frozen=True)
+class RankCommand:
+    """One rank to start. `env` is added to this process's environment; the plan's own variables go on top of it."""
+
+    plan: RankPlan
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    #: Global rank; the prefix and the log file are named by it.
+    rank: int = 0
+
+    def environment(self, mode: BindMode, local_ranks: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The whole environment of the rank."""
+        planned = {name: value for name, value in self.plan.env.items() if mode.nic or name not in NIC_VARIABLES}
+        own = {
+            "EPBOX_RANK": str(self.rank),
+            "EPBOX_LOCAL_RANK": str(self.plan.local_rank),
+            "EPBOX_LOCAL_RANKS": str(local_ranks),
+        }
+        return {**(os.environ if base is None else base), **self.env, **planned, **own}
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Bounds are in seconds; None means no bound."""
+
+    #: Folder for rank-N.log and rank-N.stacks; None keeps no files.
+    log_dir: Path | None = None
+    bind: BindMode = BindMode()
+    strict: bool = False
+    #: Silence: no output of any rank for this long is a hang.
+    timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    #: From TERM to KILL.
+    grace_s: float = 5.0
+    #: Called with (global rank, line) for each complete output line.
+    on_line: Callable[[int, str], None] | None = None
+    #: Forward the ranks' stdout to stdout and stderr to stderr; otherwise both go to stderr in one order.
+    split_output: bool = False
+    #: Show no output of ranks at all (log files and on_line still get it).
+    quiet: bool = False
+    #: A log keeps this many bytes from its start, and `log_tail` from its end.
+    log_limit: int = 64 << 20
+    log_tail: int = 1 << 20
+    #: Tests point it at a made-up tree.
+    sysfs: Path = Path("/sys")
+
+
+@dataclass(frozen=True)
+class RankOutcome:
+    """How one rank ended. `exit_code` is None when a signal ended it."""
+
+    local_rank: int
+    rank: int
+    pid: int | None
+    exit_code: int | None
+    signal: int | None
+    seconds: float
+    log: Path | None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    stacks: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "local_rank": self.local_rank,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "seconds": round(self.seconds, 3),
+            "evidence": self.evidence,
+        }
+
+
+@dataclass(frozen=True)
+class LaunchOutcome:
+    """`exit_code` is EPBox's own (0, 3, 4, 5 or 128 + N); `cause` is one line, empty when all went well."""
+
+    ranks: tuple[RankOutcome, ...]
+    exit_code: int
+    cause: str = ""
