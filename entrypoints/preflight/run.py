@@ -68,16 +68,18 @@ def run_checks(
     nodes: int | None = None,
     probes: Probes | None = None,
     log: str | None = None,
-    total_s: float = TOTAL_S,
-    one_s: float = ONE_S,
+    total_s: float | None = None,
+    one_s: float | None = None,
 ) -> list[CheckResult]:
     """All checks that `workload` needs, each PASS, WARN, FAIL or NOT_RUN; never an exception of a check, never longer than `total_s`."""
     host = make_host(workload, topology, root, environ, nodes=nodes, probes=probes, log=log)
     return run_on(host, relevant(host.workload), total_s=total_s, one_s=one_s)
 
 
-def run_on(host: Host, checks: Sequence[Check], *, total_s: float = TOTAL_S, one_s: float = ONE_S) -> list[CheckResult]:
-    """The given checks on one host, in order."""
+def run_on(host: Host, checks: Sequence[Check], *, total_s: float | None = None, one_s: float | None = None) -> list[CheckResult]:
+    """The given checks on one host, in order, within TOTAL_S all together and ONE_S each unless told otherwise."""
+    total_s = TOTAL_S if total_s is None else total_s
+    one_s = ONE_S if one_s is None else one_s
     end = time.monotonic() + total_s
     results: list[CheckResult] = []
     for check in checks:

@@ -122,7 +122,7 @@ class FakeHost:
     def check(self, id: str) -> CheckResult:
         """Run one check, through the runner that users get."""
         rows = [check for check in CHECKS if check.id == id]
-        return run_on(self.host(), rows)[0]
+        return run_on(self.host(), rows, total_s=60, one_s=60)[0]
 
     def change_hcas(self, change: Callable[[Hca], Hca]) -> None:
         """Apply a change to every HCA of the topology."""
