@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 from entrypoints.cpulist import format_list
 from entrypoints.errors import UsageError
 from entrypoints.topology.levels import path_level
-from entrypoints.topology.model import LEVELS, Allowed, Cpu, Gid, Gpu, Hca, NumaNode, PciBridge, Port, Topology
+from entrypoints.topology.model import LEVELS, Allowed, Cpu, Gid, Gpu, Hca, NumaNode, PciBridge, Port, Processor, Topology
 from entrypoints.topology.values import MAX_ID, bus_id, ids_of_list
 
 SCHEMA = "epbox.topology/1"
@@ -33,6 +33,7 @@ def to_document(topology: Topology) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": topology.source,
         "hostname": topology.hostname,
+        "processor": _processor(topology.processor),
         "packages": list(topology.packages),
         "cpus": [_cpu(cpu) for cpu in topology.cpus],
         "numa_nodes": [_node(node) for node in inside],
@@ -44,6 +45,12 @@ def to_document(topology: Topology) -> dict[str, Any]:
         "allowed": {"cpus": format_list(topology.allowed.cpus), "mems": format_list(topology.allowed.mems)},
         "warnings": list(topology.warnings),
     }
+
+
+def _processor(processor: Processor | None) -> dict[str, Any] | None:
+    if processor is None:
+        return None
+    return {"arch": processor.arch, "vendor": processor.vendor, "family": processor.family, "model": processor.model}
 
 
 def _cpu(cpu: Cpu) -> dict[str, Any]:
@@ -70,6 +77,8 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
         "pci_path": list(gpu.pci_path),
         "local_cpus": format_list(gpu.local_cpus),
         "nvlink": None if gpu.nvlink is None else list(gpu.nvlink),
+        "link_speed": gpu.link_speed,
+        "link_width": gpu.link_width,
     }
 
 
@@ -101,6 +110,8 @@ def _hca(hca: Hca) -> dict[str, Any]:
         "atomics": hca.atomics,
         "openable": hca.openable,
         "pci_class": hca.pci_class,
+        "link_speed": hca.link_speed,
+        "link_width": hca.link_width,
     }
 
 
@@ -201,12 +212,20 @@ def parse_document(text: str, source: str) -> Topology:
         allowed=Allowed(allowed.ids("cpus"), allowed.ids("mems")),
         levels=levels,
         warnings=root.texts("warnings"),
+        processor=_read_processor(root),
     )
     _unique([gpu.index for gpu in topology.gpus], "gpus", "index", root)
     _unique([hca.label for hca in topology.hcas], "hcas", "label", root)
     _unique([cpu.id for cpu in topology.cpus], "cpus", "id", root)
     _unique([node.id for node in topology.numa_nodes], "numa_nodes", "id", root)
     return topology
+
+
+def _read_processor(root: _Reader) -> Processor | None:
+    if root.value.get("processor") is None:
+        return None
+    item = _Reader(root.value["processor"], "processor.", root.source)
+    return Processor(item.text("arch"), item.text("vendor"), item.whole("family"), item.whole("model"))
 
 
 def _unique(values: list[Any], key: str, what: str, root: _Reader) -> None:
@@ -227,7 +246,7 @@ def _read_cpu(item: _Reader) -> Cpu:
 def _read_node(item: _Reader) -> NumaNode:
     distances: dict[int, int] = {}
     for key, distance in (item.value.get("distances") or {}).items() if isinstance(item.value.get("distances"), dict | None) else ():
-        if not key.isdigit() or len(key) > 6 or not isinstance(distance, int):
+        if not key.isdecimal() or len(key) > 6 or not isinstance(distance, int):
             item.fail(f"{item.place}distances has {key!r}: {distance!r}")
         distances[int(key)] = distance
     return NumaNode(item.id("id"), item.ids("cpus"), item.whole("memory_bytes", 1 << 60), distances, bool(item.flag("gpu_memory")))
@@ -243,6 +262,8 @@ def _read_gpu(item: _Reader) -> Gpu:
         pci_path=item.texts("pci_path"),
         local_cpus=item.ids("local_cpus"),
         nvlink=None if item.value.get("nvlink") is None else item.ids("nvlink"),
+        link_speed=item.text("link_speed"),
+        link_width=item.whole("link_width"),
     )
 
 
@@ -269,6 +290,8 @@ def _read_hca(item: _Reader) -> Hca:
         atomics=item.flag("atomics"),
         openable=item.flag("openable"),
         pci_class=item.whole("pci_class", 1 << 24),
+        link_speed=item.text("link_speed"),
+        link_width=item.whole("link_width"),
     )
 
 

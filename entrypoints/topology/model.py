@@ -30,6 +30,16 @@ class NumaNode:
 
 
 @dataclass(frozen=True)
+class Processor:
+    """What kind of CPU this is: `arch` as uname says it (x86_64, aarch64, ppc64le), the rest as /proc/cpuinfo does."""
+
+    arch: str | None = None
+    vendor: str | None = None
+    family: int | None = None
+    model: int | None = None
+
+
+@dataclass(frozen=True)
 class PciBridge:
     """A bridge or switch port above a GPU or HCA, for the drawing and for path levels."""
 
@@ -51,6 +61,9 @@ class Gpu:
     local_cpus: tuple[int, ...] = ()
     #: Peers by NVLink (GPU indices), when the source tells.
     nvlink: tuple[int, ...] | None = None
+    #: The fastest PCIe link it can train, as sysfs words it ("32.0 GT/s PCIe"), and its lanes.
+    link_speed: str | None = None
+    link_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,9 @@ class Hca:
     openable: bool | None = None
     #: PCI class as an integer (0x020700 InfiniBand, 0x020000 Ethernet).
     pci_class: int | None = None
+    #: The fastest PCIe link it can train, as for a GPU.
+    link_speed: str | None = None
+    link_width: int | None = None
 
     @property
     def id(self) -> str:
@@ -130,3 +146,4 @@ class Topology:
     allowed: Allowed = Allowed()
     levels: dict[tuple[int, str], str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    processor: Processor | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from entrypoints.errors import UsageError
-from entrypoints.topology.model import Cpu, Gpu, Hca, NumaNode, Port, Topology
+from entrypoints.topology.model import Cpu, Gpu, Hca, NumaNode, Port, Processor, Topology
 from entrypoints.topology.sysfs import bridges_of
 from entrypoints.topology.values import bus_id, bus_order, ids_of_mask, integer, natural
 from entrypoints.topology.xml_tree import Element, parse_xml
@@ -70,6 +70,7 @@ def parse_nccl(text: str, source: str) -> Topology:
         gpus=tuple(gpus),
         hcas=tuple(hcas),
         warnings=tuple(warnings),
+        processor=_processor(cpus[0]),
     )
 
 
@@ -83,6 +84,15 @@ def _one_host(root: Element, source: str, warnings: list[str]) -> list[Element]:
     if not cpus:
         raise UsageError("has no <cpu> element", where=f"{source}:{root.line}", hint="is it the whole NCCL topology file?")
     return cpus
+
+
+def _processor(cpu: Element) -> Processor:
+    """The kind of CPU. NCCL counts AMD families as CPUID's base family plus sixteen times the extension (175 is 0x19)."""
+    arch = {"arm64": "aarch64", "ppc64": "ppc64le"}.get(cpu.get("arch") or "", cpu.get("arch"))
+    family = integer(cpu.get("familyid"))
+    if family is not None and family > 15:
+        family = (family >> 4) + 15
+    return Processor(arch, cpu.get("vendor"), family, integer(cpu.get("modelid")))
 
 
 def _end_points(
@@ -187,7 +197,18 @@ def _gpus(devices: list[_Device], warnings: list[str]) -> list[Gpu]:
             peers = {index[target] for target in mine & index.keys()}
             peers |= {j for j, theirs in enumerate(targets) if theirs and switches & theirs}
         nvlink = None if mine is None else tuple(sorted(peers - {i}))
-        gpus.append(Gpu(i, device.pci, None, None, device.numa_node, device.path, device.cpus, nvlink))
+        gpus.append(
+            Gpu(
+                index=i,
+                pci=device.pci,
+                numa_node=device.numa_node,
+                pci_path=device.path,
+                local_cpus=device.cpus,
+                nvlink=nvlink,
+                link_speed=device.element.get("link_speed"),
+                link_width=integer(device.element.get("link_width"), 1),
+            )
+        )
     return gpus
 
 
@@ -226,4 +247,6 @@ def _hca_of_nets(device: _Device | None, nets: list[Element], node: int | None, 
         vendor=device.get("vendor") if device else None,
         card=guid.lower() if guid else pci.rpartition(".")[0] if pci else None,
         pci_class=pci_class,
+        link_speed=device.element.get("link_speed") if device else None,
+        link_width=integer(device.element.get("link_width"), 1) if device else None,
     )

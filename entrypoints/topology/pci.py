@@ -25,6 +25,8 @@ class Locality:
     path: tuple[str, ...]
     numa_node: int | None
     cpus: tuple[int, ...]
+    link_speed: str | None = None
+    link_width: int | None = None
 
 
 def locality(tree: Tree, folder: str) -> Locality | None:
@@ -37,7 +39,12 @@ def locality(tree: Tree, folder: str) -> Locality | None:
     cpus = ids_of_list(read_text(tree, f"{real}/local_cpulist"))
     if cpus is None:
         cpus = ids_of_mask(read_text(tree, f"{real}/local_cpus"))
-    return Locality(real, pci, tuple(parts), integer(read_text(tree, f"{real}/numa_node")), cpus or ())
+    node = integer(read_text(tree, f"{real}/numa_node"))
+    speed = read_text(tree, f"{real}/max_link_speed")
+    width = integer(read_text(tree, f"{real}/max_link_width"), 1)
+    # A VM's devices say "Unknown" and 255 lanes.
+    known = bool(speed and speed[0].isdecimal() and len(speed) < 40)
+    return Locality(real, pci, tuple(parts), node, cpus or (), speed if known else None, width if known and width != 255 else None)
 
 
 def read_gpus(tree: Tree) -> tuple[list[Gpu], list[str]]:
@@ -64,7 +71,19 @@ def read_gpus(tree: Tree) -> tuple[list[Gpu], list[str]]:
             warnings.append(f"{DEVICES}/{name} is a broken link")
             continue
         title, uuid = _information(tree, name)
-        gpus.append(Gpu(len(gpus), known, title, uuid, where.numa_node, where.path, where.cpus))
+        gpus.append(
+            Gpu(
+                index=len(gpus),
+                pci=known,
+                name=title,
+                uuid=uuid,
+                numa_node=where.numa_node,
+                pci_path=where.path,
+                local_cpus=where.cpus,
+                link_speed=where.link_speed,
+                link_width=where.link_width,
+            )
+        )
     return gpus, warnings
 
 

@@ -1,9 +1,10 @@
 """CPUs, cores, packages, L3 groups and NUMA nodes from /sys/devices/system."""
 
+import os
 import re
 from collections.abc import Collection
 
-from entrypoints.topology.model import Cpu, NumaNode
+from entrypoints.topology.model import Cpu, NumaNode, Processor
 from entrypoints.topology.tree import Tree, read_text
 from entrypoints.topology.values import ids_of_list, ids_of_mask, integer
 
@@ -120,12 +121,29 @@ def read_nodes(tree: Tree, usable: Collection[int], gpu_nodes: Collection[int], 
             cpus = ids_of_mask(read_text(tree, f"{folder}/cpumap")) or ()
         row = (read_text(tree, f"{folder}/distance") or "").split()
         # The row is in the order of the online nodes, not by id.
-        distances = {other: int(text) for other, text in zip(nodes, row, strict=False) if text.isdigit() and len(text) < 6}
+        distances = {other: int(text) for other, text in zip(nodes, row, strict=False) if text.isdecimal() and len(text) < 6}
         memory = _kilobytes(read_text(tree, f"{folder}/meminfo"), "MemTotal")
         # Grace firmware announces its GPUs as generic initiators of their memory nodes (ACPI SRAT).
         of_gpu = not cpus and (node in gpu_nodes or (nvidia and node in initiators))
         found.append(NumaNode(node, tuple(cpu for cpu in cpus if cpu in keep), memory, distances, of_gpu))
     return tuple(found)
+
+
+def read_processor(tree: Tree) -> Processor:
+    """The kind of CPU by proc/cpuinfo; a dump's architecture is told by which fields there are."""
+    # The first few CPUs say it all, and on a large host the kernel writes megabytes here.
+    text = (tree.read_bytes("proc/cpuinfo", 4096) or b"").decode("utf-8", "replace")
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    arch: str | None = None
+    if tree.live:
+        arch = os.uname().machine
+    elif "vendor_id" in values and "cpu family" in values:
+        arch = "x86_64"
+    elif "CPU implementer" in values:
+        arch = "aarch64"
+    elif values.get("cpu", "").startswith("POWER"):
+        arch = "ppc64le"
+    return Processor(arch, values.get("vendor_id"), integer(values.get("cpu family")), integer(values.get("model")))
 
 
 def _kilobytes(text: str | None, key: str) -> int | None:

@@ -23,7 +23,7 @@ def _hca(tree: Tree, name: str) -> Hca:
     where = locality(tree, f"{folder}/device")
     pci = where.pci if where else None
     device = where.folder if where and pci else None
-    numbers = sorted(int(port) for port in tree.names(f"{folder}/ports") if port.isdigit() and len(port) < 4)
+    numbers = sorted(int(port) for port in tree.names(f"{folder}/ports") if port.isdecimal() and len(port) < 4)
     ports = tuple(_port(tree, folder, number, device, len(numbers)) for number in numbers)
     driver: str | None = None
     if device:
@@ -53,6 +53,8 @@ def _hca(tree: Tree, name: str) -> Hca:
         physical_function=bus_id(physical.rpartition("/")[2]) if physical else None,
         atomics=atomic_ops(config),
         pci_class=integer(read_text(tree, f"{device}/class")) if device else None,
+        link_speed=where.link_speed if where else None,
+        link_width=where.link_width if where else None,
     )
 
 
@@ -85,7 +87,7 @@ def _port(tree: Tree, folder: str, number: int, device: str | None, ports: int) 
 
 
 def _gids(tree: Tree, port: str) -> tuple[Gid, ...]:
-    slots = sorted((name for name in tree.names(f"{port}/gids") if name.isdigit() and len(name) < 5), key=int)
+    slots = sorted((name for name in tree.names(f"{port}/gids") if name.isdecimal() and len(name) < 5), key=int)
     found: list[Gid] = []
     empty = 0
     for slot in slots:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from entrypoints.topology.allowed import read_allowed
 from entrypoints.topology.model import Gpu, Hca, NumaNode, PciBridge, Topology
 from entrypoints.topology.pci import gpu_memory_nodes, read_gpus
-from entrypoints.topology.processors import online_cpus, online_nodes, read_cpus, read_nodes
+from entrypoints.topology.processors import online_cpus, online_nodes, read_cpus, read_nodes, read_processor
 from entrypoints.topology.rdma import read_hcas
 from entrypoints.topology.tree import Tree
 
@@ -45,6 +45,7 @@ def read_sysfs(tree: Tree, source: str) -> Topology:
         hcas=tuple(hcas),
         allowed=allowed,
         warnings=tuple(warnings),
+        processor=read_processor(tree),
     )
 
 

@@ -1,0 +1,73 @@
+"""`epbox topology`: one host as a table, JSON, a drawing, or a file for NCCL_TOPO_FILE."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from entrypoints.output import emit_json, say, write_atomically
+from entrypoints.topology import load
+from entrypoints.topology.model import Topology
+from entrypoints.verbs.common import add_format_option, add_topology_option
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_topology_option(parser)
+    add_format_option(parser, "table", "json", "svg", "nccl-xml")
+    parser.add_argument("--output", "-o", metavar="OUT", help="write to this file instead of standard output")
+
+
+def run(arguments: Namespace) -> int:
+    topology = load(arguments.topology)
+    for warning in topology.warnings:
+        say(f"warning: {warning}")
+    if arguments.format == "json" and not arguments.output:
+        from entrypoints.topology.document import to_document
+
+        emit_json(to_document(topology))
+        return 0
+    text = _text(topology, arguments.format)
+    if arguments.output:
+        write_atomically(Path(arguments.output), text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _text(topology: Topology, form: str) -> str:
+    if form == "json":
+        import json
+
+        from entrypoints.topology.document import to_document
+
+        return json.dumps(to_document(topology), indent=2) + "\n"
+    if form == "svg":
+        from entrypoints.topology.draw import draw
+
+        return draw(topology, _plan(topology))
+    if form == "nccl-xml":
+        from entrypoints.topology.nccl_export import to_nccl_xml
+
+        return to_nccl_xml(topology)
+    from entrypoints.topology.tables import describe
+
+    return describe(topology) + "\n"
+
+
+def _plan(topology: Topology) -> "Plan | None":
+    """The plan to draw in; None for a host for which none is possible."""
+    from entrypoints.errors import EPBoxError
+
+    try:
+        from entrypoints.placement.plan import make_plan
+    except ImportError:
+        return None
+    try:
+        return make_plan(topology)
+    except EPBoxError as error:
+        say(f"note: drawn without a plan: {error}")
+        return None
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoints.placement.model import Plan
