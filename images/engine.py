@@ -1,0 +1,132 @@
+"""The container engine: which daemon answers, and a docker CLI that can drive its BuildKit.
+
+The docker SDK cannot drive BuildKit (docker/docker-py#2230), so images are built through the CLI and everything else goes through the SDK.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.errors import EngineError, UsageError
+from entrypoints.output import say
+
+from . import hostpackages, private_engine
+
+if TYPE_CHECKING:
+    import docker
+
+ENGINES = ("auto", "docker", "host")
+WAYS = (
+    "start a Docker daemon; or set DOCKER_HOST to one; or run as root on Debian or Ubuntu, where a private one is installed and started; "
+    "or run the same program without an image: --engine host"
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A daemon that answers. `private` is true for the one that EPBox started; it has host networking only."""
+
+    url: str
+    private: bool
+    version: str
+
+    def client(self) -> "docker.DockerClient":
+        """An SDK client of this daemon."""
+        import docker
+
+        return docker.DockerClient(base_url=self.url, timeout=600)
+
+    def environment(self) -> dict[str, str]:
+        """The environment for a docker CLI that shall use this daemon's BuildKit."""
+        kept = {key: value for key, value in os.environ.items() if key not in ("DOCKER_CONTEXT", "DOCKER_HOST")}
+        return {**kept, "DOCKER_HOST": self.url, "DOCKER_BUILDKIT": "1"}
+
+
+def find() -> Engine | None:
+    """The daemon of DOCKER_HOST, of the default socket, or our private one, in this order; None when none answers.
+
+    A DOCKER_HOST that does not answer is an EngineError: the user named a daemon, and another one would be a surprise.
+    """
+    asked = os.environ.get("DOCKER_HOST")
+    if asked:
+        version = ping(asked)
+        if version is None:
+            raise EngineError("no daemon answers", where=f"DOCKER_HOST={asked}", hint="start it, or unset DOCKER_HOST")
+        return Engine(asked, asked == private_engine.layout().url, version)
+    for url in ("unix:///var/run/docker.sock", private_engine.layout().url):
+        version = ping(url)
+        if version is not None:
+            return Engine(url, url == private_engine.layout().url, version)
+    return None
+
+
+def ensure(choice: str = "auto") -> Engine:
+    """A daemon that answers: one that is there, else a private one, else an EngineError naming the ways to get one."""
+    if choice not in ENGINES or choice == "host":
+        raise UsageError(f"engine {choice!r} cannot build or run images", hint=f"allowed: {', '.join(ENGINES)}; host only for bench")
+    engine = find()
+    if engine:
+        return engine
+    if not hostpackages.can_install():
+        raise EngineError("no container engine answers here", hint=WAYS)
+    say("no container engine answers here: starting a private one (./inv engine.stop ends it)")
+    if shutil.which("dockerd", path=private_engine.PATH) is None:
+        install_docker()
+        engine = find()  # a package may have started the system's own daemon
+        if engine:
+            return engine
+    private_engine.start()
+    engine = find()
+    if engine is None:
+        raise EngineError("the private engine started but does not answer", where=str(private_engine.layout().log))
+    return engine
+
+
+def install_docker() -> None:
+    """Install the distribution's daemon, and the CLI and buildx where they are packages of their own (Debian 13, Ubuntu)."""
+    subprocess.run(["apt-get", "update", "-q"], capture_output=True)
+    extra = [package for package in ("docker-cli", "docker-buildx") if hostpackages.available(package)]
+    hostpackages.install(["docker.io", *extra], "container engine")
+
+
+def ping(url: str) -> str | None:
+    """The version of the daemon at `url`, or None. A socket file without a listener is no daemon."""
+    path = Path(url.removeprefix("unix://"))
+    if url.startswith("unix://") and not path.exists():
+        return None
+    import docker
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=url, timeout=10)
+        try:
+            return str(client.version()["Version"])
+        finally:
+            client.close()
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
+        return None
+
+
+def buildkit_cli() -> tuple[str, ...]:
+    """The command prefix of a docker CLI with BuildKit: one with the buildx plugin, or one older than 23 that has it built in."""
+    seen = []
+    for folder in dict.fromkeys([*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]):
+        path = shutil.which("docker", path=folder)
+        if path is None or Path(path).resolve() in seen:
+            continue
+        seen.append(Path(path).resolve())
+        if subprocess.run([path, "buildx", "version"], capture_output=True).returncode == 0:
+            return (path, "buildx", "build", "--load")
+        version = re.search(r"version (\d+)\.", subprocess.run([path, "--version"], capture_output=True, text=True).stdout)
+        if version and 18 < int(version[1]) < 23:
+            return (path, "build")
+    if not seen:
+        raise EngineError(
+            "no docker CLI is installed", hint="install docker-cli and docker-buildx (Debian 13, Ubuntu) or docker.io (Debian 12)"
+        )
+    hint = "install the buildx plugin: docker-buildx (Debian 13, Ubuntu) or docker-buildx-plugin (Docker's own packages)"
+    raise EngineError(f"{', '.join(map(str, seen))} cannot drive BuildKit", hint=hint)
