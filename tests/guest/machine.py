@@ -1,0 +1,222 @@
+"""One emulated host: 16 CPUs in 2 NUMA nodes, a PCIe switch a node, 3D controllers beside network functions.
+
+A guest boots once a node index; its state is saved after the soft-RoCE devices are up, and every test starts from there,
+so a test may offline CPUs, fill a node or rename a device.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.guest import assets
+
+#: Boot arguments that save seconds under emulation without changing what is tested.
+APPEND = (
+    "console=ttyS0 panic=-1 rdinit=/init quiet mitigations=off nokaslr tsc=reliable "
+    "initcall_blacklist=crypto_kdf108_init cryptomgr.notests=1 "
+    # Handed to init as environment: Python starts before the kernel has random numbers.
+    "PYTHONHASHSEED=0"
+)
+MEMORY_MIB = 1280
+GPUS_PER_NODE = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job in the guest left: its exit code and its output."""
+
+    code: int
+    output: str
+    share: Path
+
+
+class GuestError(Exception):
+    """The guest did not come up or did not finish; the console's end is in the text."""
+
+
+def _node_devices(node: int, index: int) -> list[str]:
+    """Host bridge -> root port -> switch with GPU and NIC pairs; pair p of NUMA node `node` is rail 4 * node + p."""
+    bus = 0x20 + 0x40 * node
+    options = [f"-device pxb-pcie,id=pxb{node},bus_nr={bus},bus=pcie.0,numa_node={node}"]
+    for pair in range(GPUS_PER_NODE):
+        tag = f"{node}{pair}"
+        chassis = 1 + node * 16 + pair
+        rail = node * GPUS_PER_NODE + pair
+        options += [
+            f"-device pcie-root-port,id=rp{tag},bus=pxb{node},chassis={chassis},slot={chassis},addr={pair // 2}.{pair % 2}"
+            + (",multifunction=on" if pair % 2 == 0 else ""),
+            f"-device x3130-upstream,id=up{tag},bus=rp{tag}",
+            f"-device xio3130-downstream,id=da{tag},bus=up{tag},chassis={100 + chassis * 2},slot=0",
+            f"-device xio3130-downstream,id=db{tag},bus=up{tag},chassis={101 + chassis * 2},slot=1",
+            f"-device virtio-blk-pci,drive=nul,share-rw=on,bus=da{tag},class=0x0302,disable-legacy=on",
+            f"-netdev hubport,id=n{tag},hubid=0",
+            f"-device e1000e,netdev=n{tag},bus=db{tag},mac=52:54:00:00:{index:02x}:{rail:02x},romfile=",
+        ]
+    return options
+
+
+def command_line(folder: Path, index: int, scratch: Path, link: str | None) -> list[str]:
+    """QEMU's arguments. `link` is "listen:PATH" or "connect:PATH": a wire between the hubs of two guests."""
+    half = MEMORY_MIB
+    text = [
+        "qemu-system-x86_64 -accel tcg,thread=multi,tb-size=256 -cpu Nehalem -nodefaults -no-user-config -display none -no-reboot",
+        f"-serial file:{scratch}/console -M q35,hpet=off -m {2 * half} -smp 16,sockets=2,cores=4,threads=2",
+        f"-kernel {folder}/vmlinux -initrd {folder}/root.cpio",
+        f"-fsdev local,id=f0,path={scratch}/share,security_model=none,multidevs=remap -device virtio-9p-pci,fsdev=f0,mount_tag=host",
+        f"-chardev socket,id=ctl,path={scratch}/control,server=on,wait=off -device isa-serial,chardev=ctl,index=1",
+        f"-qmp unix:{scratch}/qmp,server=on,wait=off -blockdev null-co,node-name=nul,size=1048576,read-zeroes=on",
+        f"-object memory-backend-ram,id=m0,size={half}M -numa node,nodeid=0,memdev=m0,cpus=0-7",
+        f"-object memory-backend-ram,id=m1,size={half}M -numa node,nodeid=1,memdev=m1,cpus=8-15",
+        "-numa dist,src=0,dst=1,val=21 -numa dist,src=1,dst=0,val=21",
+        *_node_devices(0, index),
+        *_node_devices(1, index),
+    ]
+    role, _, path = (link or "listen:" + str(scratch / "wire")).partition(":")
+    server = "on" if role == "listen" else "off"
+    text.append(f"-netdev stream,id=wire,server={server},addr.type=unix,addr.path={path} -netdev hubport,id=hw,hubid=0,netdev=wire")
+    arguments = " ".join(text).split()
+    return [*arguments, "-append", f"{APPEND} epbox.node={index}"]
+
+
+class Machine:
+    """A running QEMU process with its control sockets; always used through `machine()`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], scratch: Path) -> None:
+        self.process = process
+        self.scratch = scratch
+        self._qmp: socket.socket | None = None
+        self._control: socket.socket | None = None
+
+    def console(self, characters: int = 4000) -> str:
+        """The end of the guest's console and of QEMU's own messages."""
+        texts = [path.read_text(errors="replace")[-characters:] for name in ("qemu", "console") if (path := self.scratch / name).exists()]
+        return "\n".join(texts)
+
+    def _connect(self, name: str, limit: float = 20) -> socket.socket:
+        end = time.monotonic() + limit
+        while True:
+            link = socket.socket(socket.AF_UNIX)
+            try:
+                link.connect(str(self.scratch / name))
+                return link
+            except OSError:
+                link.close()
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise GuestError(f"QEMU did not open {name}: {self.console()}") from None
+                time.sleep(0.05)
+
+    def qmp(self, command: str, limit: float = 60, **arguments: object) -> dict[str, object]:
+        """One QMP command and its answer, events skipped."""
+        if self._qmp is None:
+            self._qmp = self._connect("qmp")
+            self._stream = self._qmp.makefile("rwb")
+            self._stream.readline()
+            self.qmp("qmp_capabilities")
+        self._qmp.settimeout(limit)
+        self._stream.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        self._stream.flush()
+        while True:
+            answer = json.loads(self._stream.readline())
+            if "error" in answer:
+                raise GuestError(f"{command}: {answer['error']}")
+            if "return" in answer:
+                return answer["return"]
+
+    def wait_ready(self, limit: float) -> None:
+        """Block until init has written its ready byte."""
+        self._control = self._connect("control")
+        self._control.settimeout(limit)
+        try:
+            byte = self._control.recv(1)
+        except TimeoutError:
+            byte = b""
+        if byte != b"R":
+            raise GuestError(f"the guest was not ready within {limit:.0f} s: {self.console()}")
+
+    def go(self) -> None:
+        if self._control is None:
+            self._control = self._connect("control")
+        self._control.sendall(b"g")
+
+    def wait(self, limit: float) -> Outcome:
+        """The job's outcome; the guest powers off by itself."""
+        share = self.scratch / "share"
+        try:
+            self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            partial = (share / "output").read_text(errors="replace")[-1500:] if (share / "output").exists() else ""
+            raise GuestError(f"the job did not end within {limit:.0f} s; output: {partial}; console: {self.console()}") from None
+        if not (share / "code").exists():
+            raise GuestError(f"the guest ended without a result: {self.console()}")
+        return Outcome(int((share / "code").read_text()), (share / "output").read_text(errors="replace"), share)
+
+
+@contextmanager
+def machine(index: int = 0, *, state: Path | None = None, link: str | None = None) -> Iterator[Machine]:
+    """Start QEMU, from a saved state when given; ends it whatever happens."""
+    folder = assets.build()
+    scratch = Path(tempfile.mkdtemp(prefix="epbox-guest-"))
+    (scratch / "share").mkdir()
+    arguments = command_line(folder, index, scratch, link)
+    if state:
+        arguments += ["-incoming", f"exec:cat {state}"]
+    log = open(scratch / "qemu", "wb")
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield Machine(process, scratch)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        log.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def saved_state(index: int) -> Path:
+    """A state file of a guest that waits for its go byte; valid for one QEMU, command line and set of assets."""
+    folder = assets.build()
+    version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
+    shape = command_line(folder, index, Path("/scratch"), "listen:/wire")
+    key = hashlib.sha256(json.dumps([version, shape]).encode()).hexdigest()[:12]
+    path = assets.state_folder() / f"state-{index}-{key}"
+    if path.exists():
+        return path
+    with machine(index) as guest:
+        guest.wait_ready(180)
+        guest.qmp("stop")
+        partial = path.with_suffix(".partial")
+        guest.qmp("migrate", uri=f"exec:cat > {partial}")
+        end = time.monotonic() + 120
+        while (status := guest.qmp("query-migrate").get("status")) != "completed":
+            if status == "failed" or time.monotonic() > end:
+                raise GuestError(f"saving the guest's state: {status}")
+            time.sleep(0.1)
+        os.replace(partial, path)
+    return path
+
+
+def start(guest: Machine, job: str, files: dict[str, Path] | None = None) -> None:
+    """Put a job and files into the share and let a restored guest run it."""
+    share = guest.scratch / "share"
+    for name, source in (files or {}).items():
+        if source.is_dir():
+            shutil.copytree(source, share / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, share / name)
+    (share / "job").write_text(job)
+    end = time.monotonic() + 60
+    while guest.qmp("query-status")["status"] == "inmigrate":
+        if time.monotonic() > end:
+            raise GuestError("the saved state was not loaded within 60 s")
+        time.sleep(0.05)
+    guest.qmp("cont")
+    guest.go()
