@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from entrypoints.binding import BindMode, Kernel, bind
@@ -43,9 +44,9 @@ def find_program(name: str, environ: Mapping[str, str]) -> str:
     """The file that execve is given. Raises UsageError before anything is started."""
     path = shutil.which(name, path=environ.get("PATH", os.defpath))
     if path is None:
-        if os.path.isdir(name):
+        if Path(name).is_dir():
             raise UsageError("is a directory, not a command", where=name)
-        if os.path.exists(name):
+        if Path(name).exists():
             raise UsageError("is not executable", where=name, hint="chmod +x, or name its interpreter: -- python3 " + name)
         raise UsageError("no such command", where=name, hint="give a path or a name that PATH finds")
     return path

@@ -1,7 +1,6 @@
 """What the kernel and the libraries say about a rank: affinity, policy, pages, NVSHMEM's lines, port traffic."""
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ def numa_maps_summary(text: str) -> dict[str, Any]:
         words = line.split(None, 2)
         if len(words) < 2:
             continue
-        if len(words) > 2 and words[2].startswith("stack") or policy is None:
+        if policy is None or (len(words) > 2 and words[2].startswith("stack")):
             policy = words[1]
         size = PAGE_KB.search(line)
         unit = (int(size.group(1)) if size else 4) * 1024
@@ -63,15 +62,15 @@ def sample(pid: int, planned: Sequence[int], proc: Path = Path("/proc")) -> dict
     policies: set[str] = set()
     allowed = set(planned)
     try:
-        tasks = os.listdir(folder / "task")
+        tasks = list((folder / "task").iterdir())
     except OSError:
         return {}
     for task in tasks:
         try:
-            mask = status_fields((folder / "task" / task / "status").read_text(errors="replace")).get("cpus_allowed", "")
+            mask = status_fields((task / "status").read_text(errors="replace")).get("cpus_allowed", "")
             threads += 1
             outside += bool(allowed) and not set(parse_list(mask)) <= allowed
-            with open(folder / "task" / task / "numa_maps", encoding="utf-8", errors="replace") as maps:
+            with open(task / "numa_maps", encoding="utf-8", errors="replace") as maps:
                 words = maps.readline().split(None, 2)
                 policies.update(words[1:2])
         except (OSError, ValueError):

@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from entrypoints.binding import BindMode
 from entrypoints.placement.model import RankPlan
+
+if TYPE_CHECKING:
+    from entrypoints.launch.session import Session
 
 #: Variables that choose an HCA; they are left out of a rank's environment when `nic` is not bound.
 NIC_VARIABLES = frozenset(
@@ -49,7 +52,7 @@ class LaunchOptions:
 
     #: Folder for rank-N.log and rank-N.stacks; None keeps no files.
     log_dir: Path | None = None
-    bind: BindMode = BindMode()
+    bind: BindMode = field(default_factory=BindMode)
     strict: bool = False
     #: Silence: no output of any rank for this long is a hang.
     timeout_s: float | None = None
@@ -65,6 +68,8 @@ class LaunchOptions:
     #: A log keeps this many bytes from its start, and `log_tail` from its end.
     log_limit: int = 64 << 20
     log_tail: int = 1 << 20
+    #: The other nodes: lost() ends this one's ranks when one of them is gone, and its abort() tells them of a failure here.
+    session: "Session | None" = None
     #: Tests point it at a made-up tree.
     sysfs: Path = Path("/sys")
 

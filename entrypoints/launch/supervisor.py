@@ -93,6 +93,8 @@ class _Launch:
         self.degraded: dict[str, list[int]] = {}
         self.spared = set(processes.descendants(os.getpid()))
         self.counters: dict[str, dict[str, int]] = {}
+        for descriptor in options.session.descriptors() if options.session else ():
+            self.selector.register(descriptor, selectors.EVENT_READ, self._on_peer)
         # Orphaned grandchildren come to this process, not to the host's init, so they can be ended and reaped.
         child.prctl(child.PR_SET_CHILD_SUBREAPER, 1)
 
@@ -165,6 +167,14 @@ class _Launch:
                     if rank.alive:
                         processes.send(rank.pid, number)
 
+    def _on_peer(self) -> None:
+        """Something came from another node: its results, kept for later, or the news that the run is over."""
+        session = self.options.session
+        if session is not None and (found := session.lost()) is not None:
+            for descriptor in session.descriptors():
+                self.selector.unregister(descriptor)
+            self.end(found[1], found[0], signal.SIGTERM)
+
     def _reap(self) -> None:
         gone = dict(processes.reap())
         ended = [rank for rank in self.ranks if rank.alive and rank.pid in gone]
@@ -219,6 +229,8 @@ class _Launch:
         if self.ending_since is None:
             self.ending_since = time.monotonic()
             self.exit_code, self.cause = exit_code, cause
+            if self.options.session is not None:
+                self.options.session.abort(cause, exit_code)
             if any(rank.alive for rank in self.ranks):
                 self.say(f"{cause}; ending the ranks that are left")
         for rank in self.ranks:

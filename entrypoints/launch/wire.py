@@ -1,0 +1,129 @@
+"""JSON objects, one a line, over one TCP socket: bounded sizes, bounded waits, dead peers noticed by keepalive."""
+
+import errno
+import json
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from entrypoints.errors import TimedOut
+
+#: A node's results with evidence of 16 ranks are some 100 KB.
+MAX_MESSAGE = 32 << 20
+#: A stranger's first line may not make this process hold more.
+MAX_GREETING = 1 << 16
+SEND_S = 20.0
+#: A node that lost power answers no probe: 5 + 3 x 3 s until it counts as gone.
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 3))
+
+
+class WireClosed(Exception):
+    """The other side is gone, or does not speak this protocol."""
+
+
+class Wire:
+    """A connection. `receive` waits until a given monotonic time, never longer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+        self._limit = MAX_GREETING
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15000)
+
+    @classmethod
+    def connect(cls, host: str, port: int, timeout_s: float) -> "Wire":
+        """Try every address of the name (IPv6 and IPv4). Raises OSError."""
+        return cls(socket.create_connection((host, port), timeout_s))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = memoryview(json.dumps(message).encode() + b"\n")
+        deadline = time.monotonic() + SEND_S
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([], [self._socket], [], left)[1]:
+                    raise WireClosed(f"it took nothing for {SEND_S:g} s") from None
+            except (OSError, ValueError) as error:
+                raise WireClosed(_why(error)) from None
+
+    def receive(self, until: float) -> dict[str, Any] | None:
+        """The next message, or None when none came in time. Raises WireClosed."""
+        while True:
+            message = self.peek()
+            if message is not None:
+                self.take()
+                return message
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+                return None
+
+    def peek(self) -> dict[str, Any] | None:
+        """The next message if it is here already; it stays. Raises WireClosed."""
+        if b"\n" not in self._buffer:
+            self._fill()
+        end = self._buffer.find(b"\n")
+        if end < 0:
+            if len(self._buffer) > self._limit:
+                raise WireClosed("it sent a line without end")
+            return None
+        try:
+            message = json.loads(bytes(self._buffer[:end]))
+        except ValueError:
+            raise WireClosed("it does not speak this protocol") from None
+        if not isinstance(message, dict):
+            raise WireClosed("it does not speak this protocol")
+        return message
+
+    def take(self) -> None:
+        """Drop the message that peek showed."""
+        del self._buffer[: self._buffer.find(b"\n") + 1]
+        self._limit = MAX_MESSAGE
+
+    def _fill(self) -> None:
+        while len(self._buffer) <= self._limit:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError) as error:
+                raise WireClosed(_why(error)) from None
+            if not data:
+                if b"\n" in self._buffer:
+                    return
+                raise WireClosed("it closed the connection")
+            self._buffer += data
+
+
+def listen(port: int, deadline: float, report: Callable[[str], None]) -> socket.socket:
+    """A listening socket on all addresses, IPv6 and IPv4; a port that another run still holds is waited for."""
+    said = False
+    while True:
+        try:
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+            return socket.create_server(("", port), backlog=128)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise TimedOut(f"cannot listen: {error.strerror}", where=f"port {port}", hint="choose another --master-port") from None
+            if not said:
+                said = True
+                report(f"port {port} is in use, another run perhaps; waiting for it")
+            time.sleep(0.2)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
