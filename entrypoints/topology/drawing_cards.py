@@ -45,9 +45,9 @@ def colour(rank: int) -> str:
     return COLOURS[rank % len(COLOURS)]
 
 
-def badge(right: float, y: float, words: str, rank: int) -> tuple[str, float]:
+def badge(right: float, y: float, words: str, rank: int, pad: float = 12) -> tuple[str, float]:
     """A pill that ends at `right`, and its width."""
-    width = 6.9 * len(words) + 12
+    width = 6.9 * len(words) + pad
     pill = f'<rect x="{right - width:g}" y="{y:g}" width="{width:g}" height="16" rx="8" fill="{colour(rank)}"/>'
     label = f'<text x="{right - width / 2:g}" y="{y + 12:g}" class="pill" text-anchor="middle">{escape(words)}</text>'
     return pill + label, width
@@ -89,7 +89,7 @@ def hca_card(hca: Hca, assignment: Assignment, width: float) -> Box:
     if not hca.ports:
         lines.append(("small", "port state unknown"))
     if reason and not ranks:
-        lines.append(("small why", f"not used: {reason}"))
+        lines += [("small why", line) for line in wrap(f"not used: {reason}", int((width - 14) / 6.6), 3)]
     many = len(ranks) > 2
     height = 24 + LINE * (len(lines) + (1 if many else 0))
     active = any(port.state == "ACTIVE" for port in hca.ports)
@@ -115,16 +115,34 @@ def hca_card(hca: Hca, assignment: Assignment, width: float) -> Box:
             else:
                 parts.append(text(x + 8, base, line, kind, room=width - 14, size=6.8))
         if many:
-            right = x + width - 6
-            for rank in reversed(ranks):
-                pill, used = badge(right, y + height - 19, str(rank.local_rank), rank.local_rank)
-                if right - used < x + 4:
-                    break
-                parts.append(pill)
-                right -= used + 2
+            parts += _crowd(ranks, x + 6, x + width - 6, y + height - 19)
         return [*parts, "</g>"]
 
     return Box(width, height, paint)
+
+
+def _crowd(ranks: Sequence[RankPlan], left: float, right: float, y: float) -> list[str]:
+    """A pill for each of many ranks, or one for all where they do not fit."""
+    words = [str(rank.local_rank) for rank in ranks]
+    if sum(6.9 * len(word) + 9 for word in words) > right - left:
+        return [badge(right, y, f"{len(ranks)} ranks: {format_list(rank.local_rank for rank in ranks)}", ranks[0].local_rank)[0]]
+    parts = []
+    for rank, word in zip(reversed(ranks), reversed(words), strict=True):
+        pill, used = badge(right, y, word, rank.local_rank, 8)
+        parts.append(pill)
+        right -= used + 1
+    return parts
+
+
+def wrap(words: str, room: int, most: int) -> list[str]:
+    """Up to `most` lines of `room` characters, the last one with what is left over (it is cut when it is drawn)."""
+    lines = [""]
+    for word in words.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > room and len(lines) < most:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
 
 
 def port_line(port: Port, numbered: bool) -> str:

@@ -23,7 +23,7 @@ def load(source: str | None = None) -> Topology:
     if source is None:
         return _sysfs(DirectoryTree("/", live=True), "live")
     if is_folder(source):
-        return _sysfs(DirectoryTree(_root_below(source)), source)
+        return _sysfs(DirectoryTree(root_below(source)), source)
     return _from_bytes(_read(source), source)
 
 
@@ -43,7 +43,7 @@ def _read(source: str) -> bytes:
         raise UsageError(getattr(error, "strerror", None) or str(error), where=source, hint=f"give {KINDS}") from None
 
 
-def _root_below(folder: str) -> str:
+def root_below(folder: str) -> str:
     """The folder that holds sys/: the given one, its only such child, or the parent when sys itself was given."""
     if is_folder(f"{folder}/sys/devices") or is_folder(f"{folder}/sys/class") or is_folder(f"{folder}/sys/bus"):
         return folder

@@ -10,6 +10,10 @@ from entrypoints.topology.pci import gpu_memory_nodes, read_gpus
 from entrypoints.topology.processors import online_cpus, online_nodes, read_cpus, read_nodes, read_processor
 from entrypoints.topology.rdma import read_hcas
 from entrypoints.topology.tree import Tree
+from entrypoints.topology.values import MAX_ID
+
+#: Where `snapshot` keeps what is not in sysfs.
+NOTES = "epbox/live.json"
 
 Device = TypeVar("Device", Gpu, Hca)
 
@@ -29,6 +33,8 @@ def read_sysfs(tree: Tree, source: str) -> Topology:
         gpus, found = with_nvml(gpus)
         warnings += found
         hcas = with_verbs(tree, hcas)
+    else:
+        gpus, hcas = with_notes(gpus, hcas, tree.read_bytes(NOTES, 1 << 20))
     allowed = read_allowed(tree, online, online_nodes(tree) or (0,))
     nodes = read_nodes(tree, allowed.cpus, gpu_memory_nodes(tree), bool(gpus))
     cpus = read_cpus(tree, allowed.cpus)
@@ -47,6 +53,29 @@ def read_sysfs(tree: Tree, source: str) -> Topology:
         warnings=tuple(warnings),
         processor=read_processor(tree),
     )
+
+
+def with_notes(gpus: Sequence[Gpu], hcas: Sequence[Hca], data: bytes | None) -> tuple[list[Gpu], list[Hca]]:
+    """Add what a snapshot noted of its live host beyond sysfs: open uverbs nodes, atomics, NVML's NUMA nodes."""
+    if data is None:
+        return list(gpus), list(hcas)
+    import json
+
+    try:
+        notes = json.loads(data)
+        of_hcas, of_gpus = notes.get("hcas", {}), notes.get("gpus", {})
+        hca_values = {name: (value.get("openable"), value.get("atomics")) for name, value in of_hcas.items()}
+        gpu_nodes = {pci: value.get("numa_node") for pci, value in of_gpus.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return list(gpus), list(hcas)
+    for i, hca in enumerate(hcas := list(hcas)):
+        openable, atomics = (value if isinstance(value, bool) else None for value in hca_values.get(hca.name, (None, None)))
+        hcas[i] = replace(hca, openable=openable, atomics=hca.atomics if atomics is None else atomics)
+    for i, gpu in enumerate(gpus := list(gpus)):
+        node = gpu_nodes.get(gpu.pci)
+        if gpu.numa_node is None and isinstance(node, int) and 0 <= node < MAX_ID:
+            gpus[i] = replace(gpu, numa_node=node)
+    return gpus, hcas
 
 
 def _hostname(tree: Tree) -> str | None:

@@ -44,6 +44,8 @@ class DirectoryTree:
         self.live = live
         self._root = root.rstrip("/") + "/"
         self._cache: dict[str, str | None] = {"": ""}
+        #: Canonical path -> target of every link met so far, for a snapshot.
+        self.links: dict[str, str] = {}
 
     def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
         folder, _, name = path.rpartition("/")
@@ -102,6 +104,7 @@ class DirectoryTree:
                 if not os.path.lexists(self._root + result):
                     result = None
             else:
+                self.links[result] = target
                 result = None if links <= 0 else self._resolve(target.lstrip("/") if target[:1] == "/" else f"{parent}/{target}", links - 1)
         self._cache[path] = result
         return result
