@@ -1,16 +1,18 @@
 """Where output goes: JSON on stdout for machines, tables and progress on stderr for people."""
 
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def emit_json(value: Any) -> None:
     """Print one JSON document on stdout."""
+    import json
+
     json.dump(value, sys.stdout, indent=2, sort_keys=False)
     sys.stdout.write("\n")
 
@@ -36,8 +38,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write_atomically(path: Path, text: str | bytes) -> None:
+def write_atomically(path: "Path", text: str | bytes) -> None:
     """Write under a temporary name in the same folder, then rename: readers never see half a file."""
+    # Only files need it, and a plan has no time for it.
+    import tempfile
+
     data = text.encode() if isinstance(text, str) else text
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

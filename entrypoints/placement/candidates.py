@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from entrypoints.placement.distance import NEAR, Levels, hca_order
 from entrypoints.topology.model import Gpu, Hca, Port
@@ -64,8 +64,7 @@ SOFTWARE = ("rxe", "siw", "rdma_rxe")
 SIDE_NAMES = re.compile(r"(_an\d|eth\d|_?bond|mgmt|stor|front|vpc|_fe\d)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """HCAs to match over, in bus order; those left out with reasons; and whether IBGDA can drive the rest."""
 
     hcas: tuple[Hca, ...] = ()

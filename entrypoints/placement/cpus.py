@@ -1,7 +1,7 @@
 """Which cores each rank gets: its node's allowed cores, whole cores with their SMT siblings, split contiguously."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
@@ -11,8 +11,7 @@ from entrypoints.topology.model import Cpu, NumaNode, Topology
 UNKNOWN_DISTANCE = 256
 
 
-@dataclass(frozen=True)
-class CpuShare:
+class CpuShare(NamedTuple):
     """The CPUs of one rank. `node` is where they lie (None: unknown or several); `text` says how they were chosen."""
 
     cpus: tuple[int, ...] = ()

@@ -2,30 +2,28 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from entrypoints.errors import UsageError
 from entrypoints.placement.candidates import is_active
 from entrypoints.topology.model import Gpu, Hca, Topology
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One HCA and port that the user named; port None means any."""
 
     hca: Hca
     port: int | None = None
 
 
-@dataclass(frozen=True)
-class Wishes:
+class Wishes(NamedTuple):
     """The user's own placement. `fixed` is by GPU index, or by local rank on hosts without GPUs."""
 
-    fixed: Mapping[int, Choice] = field(default_factory=dict)
-    excluded: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[int, Choice]
+    excluded: Mapping[str, str]
     #: Ports that NVSHMEM_HCA_LIST names, by HCA label.
-    ports: Mapping[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    ports: Mapping[str, int]
+    warnings: tuple[str, ...]
 
 
 def find_hca(topology: Topology, text: str, where: str) -> Choice:

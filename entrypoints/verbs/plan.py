@@ -84,9 +84,9 @@ def _text(args: Namespace, topology: object, plan: object) -> str:
     if args.format == "rankfile":
         return formats.rankfile_text(plan)
     if args.format == "svg":
-        from entrypoints.topology.draw import svg
+        from entrypoints.topology.draw import draw
 
-        return svg(topology, plan)
+        return draw(topology, plan).rstrip("\n")
     text = formats.plan_table(plan)
     if args.compare:
         from entrypoints.placement.compare import compare, compare_table
