@@ -1,4 +1,4 @@
-# ruff: noqa: PTH - pathlib is not imported before the script: no cost, no changed state for it.
+# ruff: noqa: PTH100, PTH109, PTH120
 """Runs one rank of an unmodified script: `python rank.py SCRIPT [ARGUMENTS]` or `python rank.py -m MODULE [ARGUMENTS]`.
 
 The process was bound before this interpreter started. The script runs as __main__ just as `python SCRIPT` would run it,
