@@ -7,6 +7,9 @@ from entrypoints.preflight.active.child import Outcome
 from entrypoints.preflight.active.loopback import Loop
 from entrypoints.preflight.model import Answer, failed, not_run, passed, warned
 
+#: What to do when a probe process crashed or hung.
+DIED = "the library or driver crashed or hung, in a process of its own: dmesg (Xid, mlx5_core), and the versions of both"
+
 Records = Sequence[dict[str, Any]]
 
 
@@ -15,9 +18,7 @@ def broken(outcome: Outcome, what: str) -> Answer | None:
     if outcome.reason:
         return not_run(outcome.reason)
     if outcome.failure:
-        return failed(
-            f"{what} died: {outcome.failure}", "the library or driver crashed or hung in a process of its own; see dmesg and the versions"
-        )
+        return failed(f"{what} died: {outcome.failure}", DIED)
     return None if outcome.records else not_run(f"{what} said nothing")
 
 
