@@ -7,7 +7,7 @@ from typing import Any
 from entrypoints.cpulist import format_list
 from entrypoints.output import table
 from entrypoints.placement import others
-from entrypoints.placement.distance import Levels, levels_of
+from entrypoints.placement.distance import Levels, hca_order, levels_of
 from entrypoints.placement.hca import LEVEL_RANK
 from entrypoints.placement.model import Plan
 from entrypoints.topology.model import Gpu, Hca, Topology
@@ -65,7 +65,7 @@ def compare(topology: Topology, plan: Plan) -> Comparison:
     if not gpus:
         return Comparison(plan)
     levels = levels_of(topology, topology.gpus, topology.hcas)
-    rails = [hca for hca in topology.hcas if hca.id in plan.host.get("rails", [])]
+    rails = [hca for hca in sorted(topology.hcas, key=hca_order) if hca.id in plan.host.get("rails", [])]
     choices: list[tuple[str, str, list[Hca | None]]] = [
         ("blog-ht", "same list, HT", others.listed_on_every_rank(rails, len(gpus), low_latency=False)),
         ("blog-ll", "same list, LL", others.listed_on_every_rank(rails, len(gpus), low_latency=True)),

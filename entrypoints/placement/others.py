@@ -87,7 +87,11 @@ def listed_on_every_rank(rails: Sequence[Hca], ranks: int, *, low_latency: bool)
 
 
 def nccl(topology: Topology, gpus: Sequence[Gpu], levels: Levels) -> list[Hca | None]:
-    """The NIC on which NCCL's first channel starts: highest bandwidth, then nearest; then the device number modulo."""
+    """The NIC on which NCCL's first channel starts: highest bandwidth, then nearest; among these by device number.
+
+    The number is taken modulo the GPUs that are nearest to the first such NIC, and its bits are mirrored when the NICs are
+    a power of two. A link between sockets is taken as no slower than a NIC.
+    """
     nets = [hca for hca in sorted(topology.hcas, key=hca_order) if active_ports(hca) or not hca.ports]
     if not nets:
         return [None] * len(gpus)
@@ -96,11 +100,18 @@ def nccl(topology: Topology, gpus: Sequence[Gpu], levels: Levels) -> list[Hca | 
     chosen: list[Hca | None] = []
     for gpu in gpus:
         local = _nearest(fast, [_nccl_level(levels, gpu, hca) for hca in fast])
-        start = gpu.index
+        sharing = _nccl_sharing(topology, levels, local[0])
+        start = gpu.index % sharing
         if len(local) & (len(local) - 1) == 0:
             start = _mirror_bits(start, len(local))
         chosen.append(local[start % len(local)])
     return chosen
+
+
+def _nccl_sharing(topology: Topology, levels: Levels, hca: Hca) -> int:
+    """GPUs that are nearest to this NIC."""
+    distances = [_nccl_level(levels, gpu, hca) for gpu in topology.gpus]
+    return distances.count(min(distances))
 
 
 def _nccl_level(levels: Levels, gpu: Gpu, hca: Hca) -> int:

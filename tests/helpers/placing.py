@@ -16,7 +16,9 @@ def posted(name: str) -> Topology:
     """A host that somebody posted as `nvidia-smi topo -m`, from our own table of its levels."""
     host = POSTED[name]
     cards = host["cards"] or [None] * len(host["nics"])
-    hcas = tuple(Hca(label=nic, name=None if nic.startswith("NIC") else nic, card=card) for nic, card in zip(host["nics"], cards, strict=True))
+    hcas = tuple(
+        Hca(label=nic, name=None if nic.startswith("NIC") else nic, card=card) for nic, card in zip(host["nics"], cards, strict=True)
+    )
     gpus = tuple(Gpu(index, numa_node=node) for index, node in enumerate(host["numa"]))
     levels = {
         (index, hca.label): level

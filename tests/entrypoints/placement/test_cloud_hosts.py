@@ -44,16 +44,13 @@ def test_oci_h100_sixteen_functions() -> None:
     assert any("second ports" in warning for warning in plan.warnings)
 
 
-def azure(domains: tuple[int, ...], nodes: tuple[int, ...], hca_order: tuple[int, ...] | None = None) -> Topology:
+def azure(domains: tuple[int, ...], nodes: tuple[int, ...]) -> Topology:
     """A VM that hides its PCIe tree: a domain for each device, locality by NUMA node alone."""
     count = len(domains)
-    per_node = {node: nodes.count(node) for node in nodes}
-    gpus = tuple(Gpu(k, f"{d:04x}:00:00.0", numa_node=n, pci_path=(f"pci{d:04x}:00",)) for k, (d, n) in enumerate(zip(domains, nodes)))
-    hca_nodes = nodes if hca_order is None else hca_order
-    hcas = tuple(nic(f"mlx5_ib{k}", f"{0x101 + k:04x}:00:00.0", hca_nodes[k], (f"pci{0x101 + k:04x}:00",)) for k in range(count))
+    gpus = tuple(Gpu(k, f"{d:04x}:00:00.0", numa_node=nodes[k], pci_path=(f"pci{d:04x}:00",)) for k, d in enumerate(domains))
+    hcas = tuple(nic(f"mlx5_ib{k}", f"{0x101 + k:04x}:00:00.0", nodes[k], (f"pci{0x101 + k:04x}:00",)) for k in range(count))
     an0 = nic("mlx5_an0", "14a7:00:02.0", 0, ("pci14a7:00",), ports=port(100, "Ethernet"), atomics=False)
-    assert set(per_node.values()) == {count // len(per_node)}
-    return replace(machine(max(nodes) + 1, 96 // len(per_node)), gpus=gpus, hcas=(an0, *hcas))
+    return replace(machine(max(nodes) + 1, 96 // len(set(nodes))), gpus=gpus, hcas=(an0, *hcas))
 
 
 def test_azure_ndv5_by_bus_order() -> None:

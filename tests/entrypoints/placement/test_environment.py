@@ -33,7 +33,9 @@ def renamed(*names: str) -> Topology:
     return replace(host, hcas=tuple(replace(hca, name=name, label=name) for hca, name in zip(host.hcas, names, strict=True)))
 
 
-@pytest.mark.parametrize(("name", "prefix"), [("rocep80s0", "rocep"), ("roce_rail3", "roce_rail"), ("ibp12s0", "ibp"), ("mlx5_bond_3", None)])
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("rocep80s0", "rocep"), ("roce_rail3", "roce_rail"), ("ibp12s0", "ibp"), ("mlx5_bond_3", None)]
+)
 def test_prefix_for_names_without_mlx5(name: str, prefix: str | None) -> None:
     env = plan(renamed(name)).ranks[0].env
     assert env.get("NVSHMEM_HCA_PREFIX") == prefix

@@ -31,7 +31,9 @@ def hosts(draw: st.DrawFn) -> Topology:
         for i, (where, node) in enumerate(draw(st.lists(places, max_size=6)))
     )
     hcas = tuple(
-        nic(f"mlx5_{i}", f"0000:{0x10 + 8 * where:02x}:{0x10 + i // 2:02x}.{i % 2}", node, () if flat else switch(where, 0x10 + i), ports=up)
+        nic(
+            f"mlx5_{i}", f"0000:{0x10 + 8 * where:02x}:{0x10 + i // 2:02x}.{i % 2}", node, () if flat else switch(where, 0x10 + i), ports=up
+        )
         for i, ((where, node), up) in enumerate(
             draw(st.lists(st.tuples(places, st.sampled_from([port(), port(200), port(100, "Ethernet"), port(state="DOWN")])), max_size=6))
         )
