@@ -1,0 +1,66 @@
+"""What DeepEP's tests print, generation by generation.
+
+Read from tests/test_{internode,intranode,low_latency}.py between 1.0.0 and 2.1.0 and tests/elastic at 2.1.0:
+internode A (until 2025-07-14) bandwidths alone, B (to v1.2.1) `transmit: .. us, notify: .. us`, C (2.x) `notify + transmit us`.
+"""
+
+import re
+
+#: A line without any of these says nothing about a result.
+INTERESTING = re.compile(
+    rb"\[t(?:uning|esting)\]|\bpassed|GB/s|send/recv time|\[(?:config|layout)\]|Config:|barrier time| > (?:Ranks|Testing|E|T|#)|, t: "
+)
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+CONFIG = re.compile(r"\[config\] ([a-z_]+=\d+(?:, [a-z_]+=\d+)*)")
+TESTING = re.compile(
+    r"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False|0|1), previous=(True|False|0|1)\)", re.IGNORECASE
+)
+PASSED = re.compile(r"\bpassed\b")
+TUNING = re.compile(
+    r"\[tuning\] SMs (\d+), NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?[:,]"
+    rf"(?P<times>[^\[]*?)(?:{_NUMBER} GB/s \(RDMA\), )?{_NUMBER} GB/s \(NVL\)(?P<after>[^\[]*)"
+)
+BEST = re.compile(
+    r"\[tuning\] Best (dispatch|combine)(?: \((FP8|BF16)\))?: SMs (\d+), NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?[:,]"
+    rf"(?P<times>[^\[]*?)(?:{_NUMBER} GB/s \(RDMA\), )?{_NUMBER} GB/s \(NVL\)(?P<after>[^\[]*)"
+)
+#: The same on bytes, for the lines of which a log has the most; they run to the end of the line.
+TUNING_BYTES = re.compile(
+    rb"\[tuning\] SMs \d+, NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?([:,][^\[]*?)"
+    rb"(?:(\d+\.\d+) GB/s \(RDMA\), )?(\d+\.\d+) GB/s \(NVL\)([^\[]*)\Z"
+)
+TESTING_BYTES = re.compile(
+    rb"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False), previous=(True|False)\) \.\.\. passed\s*\Z"
+)
+TRANSMIT_NOTIFY = re.compile(rf"transmit: {_NUMBER} us, notify: {_NUMBER} us")
+NOTIFY_PLUS_TRANSMIT = re.compile(rf"{_NUMBER} \+ {_NUMBER} us")
+TOTAL_TIME = re.compile(rf"(?:t[:=] ?|, |time: ){_NUMBER} ?(us|ms)\b")
+
+LL_BOTH = re.compile(
+    rf"\[rank (\d+)\] Dispatch \+ combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us, min_t={_NUMBER} us, max_t={_NUMBER} us"
+)
+LL_EACH = re.compile(
+    rf"\[rank (\d+)\] Dispatch bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us \| Combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us"
+)
+_PHASES = rf"(?:{_NUMBER} = )?{_NUMBER}(?: \+ {_NUMBER})? us"
+LL_PHASES = re.compile(rf"\[rank (\d+)\] Dispatch send/recv time: {_PHASES} \| Combine send/recv time: {_PHASES}")
+LL_ANY = re.compile(r"Dispatch \+ combine bandwidth|Dispatch bandwidth|send/recv time")
+
+EP_RANKS = re.compile(r"> Ranks: (\d+)(?: x (\d+))?")
+EP_EXPERTS = re.compile(r"> Experts: (\d+)/(\d+)")
+EP_TOKENS = re.compile(r"> Tokens: (\d+) \(max: (\d+)\), hidden: (\d+)")
+EP_SMS = re.compile(r"> #SM: (\d+), #QPs: (\d+)/(\d+)")
+EP_CASE = re.compile(r"> Testing with (do_handle_copy=.*?) \.\.\.")
+EP_LINE = re.compile(
+    r"([*\-#@+]) EP: *(\d+)/ *(\d+) \| ((?:expanded |cached |reduced )?(?:dispatch|combine)): "
+    rf"{_NUMBER} GB/s \(SO\), {_NUMBER} GB/s \(SU\), {_NUMBER} us, {_NUMBER} bytes \| (?:copy|reduce): {_NUMBER} GB/s, {_NUMBER} us"
+)
+EP_BARRIER = re.compile(rf"> EP: *(\d+)/ *(\d+), barrier time: {_NUMBER} us")
+EP_AGRS = re.compile(
+    rf"> Rank: *(\d+)/ *(\d+) \| (\d+ x \d+ \w+) \| avg: {_NUMBER} us(?:, {_NUMBER} GB/s)? ?\(inplace=(\d), batched=(\d)\)"
+)
+EP_PP = re.compile(
+    rf"> EP: *(\d+)/ *(\d+) \| hide=(\d), concurrent=(\d+) \| send: {_NUMBER} us, {_NUMBER} GB/s \| recv: {_NUMBER} us, {_NUMBER} GB/s"
+)
+EP_ENGRAM = re.compile(rf"> Rank *(\d+)/ *(\d+) \| issue: {_NUMBER} us, wait: {_NUMBER} us, {_NUMBER} GB/s")

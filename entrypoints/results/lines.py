@@ -1,0 +1,61 @@
+"""What launchers put around a line: colours, timestamps and the name of the process that wrote it."""
+
+import re
+
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+_TIME = re.compile(
+    r"\s*(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"  # ISO, kubectl --timestamps, docker -t
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: [\w.-]+ [\w./@-]+(?:\[\d+\])?:)?"  # syslog, journalctl
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?)\s+"
+)
+#: Who wrote the line. Each is known from the launcher named beside it; anything else before a message is left alone.
+_WRITERS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\s*\[(?P<w>\d+,\d+)\](?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # mpirun --tag-output
+        r"\s*<std(?:out|err)>:\s?",
+        r"\s*\[(?P<w>pod/[^\]\s]+)\] ?",  # kubectl logs --prefix
+        r"\s*\[(?P<w>(?:default|rank)_?\d+)\]:\s?",  # torchrun --redirects / --tee
+        r"\s*\[rank (?P<w>\d+)\] (?=\s*[\[>]|(?:Config|Allocating|Testing)\b)",  # the supervisor of this project
+        r"(?P<w>[\w.-]+)\s+\| ",  # docker compose
+        r"\s*(?P<w>\d{1,5}): ",  # srun --label
+        r"(?P<w>[A-Za-z][\w.-]*[\w])(?:\[\d+\])?: (?=\s*(?:\[(?:config|layout|testing|tuning|rank)|>|passed))",  # pdsh, clush
+    )
+)
+
+#: How DeepEP's own messages begin: nothing to take off.
+_OWN = ("[tuning] ", "[testing] ", "[config] ", "[layout] ")
+
+
+def clean(line: str) -> str:
+    """The line without colours, carriage returns at its end and terminal control sequences."""
+    if "\x1b" in line:
+        line = _ANSI.sub("", line)
+    return line.rstrip("\r\n")
+
+
+def split_writer(line: str) -> tuple[str, str]:
+    """(who wrote it or "", the message) of a cleaned line, with prefixes and timestamps taken off.
+
+    Several prefixes may be stacked (a pod's over a rank's); the writer is then their chain. The line
+    `[rank 3] Dispatch + combine bandwidth: ...` is DeepEP's own message and keeps its rank.
+    """
+    if line.startswith(_OWN):
+        return "", line
+    writer = ""
+    for _ in range(4):
+        if line.startswith("[rank ") and "] Dispatch" in line[:16]:
+            break
+        time = _TIME.match(line)
+        if time:
+            line = line[time.end() :]
+        for pattern in _WRITERS:
+            match = pattern.match(line)
+            if match:
+                name = match.groupdict().get("w") or ""
+                writer = f"{writer}/{name}" if writer and name else writer or name
+                line = line[match.end() :]
+                break
+        else:
+            break
+    return writer, line

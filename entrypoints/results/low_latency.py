@@ -1,0 +1,112 @@
+"""One run of test_low_latency.py. Every rank prints three lines: both kernels together, each alone, and their phases."""
+
+import re
+from typing import Any
+
+from entrypoints.results import formats
+
+
+class LowLatencyRun:
+    """Collects the lines of one run; a rank that reports again begins the next run."""
+
+    test = "low_latency"
+
+    def __init__(self, number: int) -> None:
+        self.first_line = number
+        self.both: dict[int, dict[str, Any]] = {}
+        self.each: dict[int, dict[str, Any]] = {}
+        self.phases: dict[int, dict[str, Any]] = {}
+        self.torn = 0
+        self.format: str | None = None
+
+    @property
+    def entries(self) -> int:
+        return len(self.both) + len(self.each) + len(self.phases) + 1
+
+    def ends_before(self, writer: str, text: str) -> bool:
+        match = formats.LL_BOTH.search(text) if "Dispatch + combine" in text else None
+        return bool(match and int(match[1]) in self.both)
+
+    def feed(self, writer: str, text: str) -> str:
+        """Take one line. Returns the start of a message that is not whole yet, or ""."""
+        matched = 0
+        if self._whole(text):
+            return ""
+        for match in formats.LL_BOTH.finditer(text):
+            matched += 1
+            self.both.setdefault(int(match[1]), _named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us"))
+        for match in formats.LL_EACH.finditer(text):
+            matched += 1
+            self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+        for match in formats.LL_PHASES.finditer(text):
+            matched += 1
+            self._phases(match)
+        heads = [match.start() for match in re.finditer(r"\[rank \d+\] Dispatch", text)]
+        if len(heads) > matched:
+            self.torn += len(heads) - matched - 1
+            return text[heads[-1] :]
+        return ""
+
+    def _whole(self, text: str) -> bool:
+        """The short way for a line that is one whole message of the two commonest kinds."""
+        match = formats.LL_BOTH.fullmatch(text)
+        if match:
+            self.both.setdefault(int(match[1]), _named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us"))
+            return True
+        match = formats.LL_EACH.fullmatch(text)
+        if match:
+            self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+        return bool(match)
+
+    def _phases(self, match: re.Match[str]) -> None:
+        names = ("dispatch_total_us", "dispatch_send_us", "dispatch_recv_us", "combine_total_us", "combine_send_us", "combine_recv_us")
+        entry = _named(match, *names)
+        if entry["dispatch_recv_us"] is None:
+            # Before 2025-07-02 one number a side: the sum of both phases.
+            entry["dispatch_total_us"], entry["dispatch_send_us"] = entry["dispatch_send_us"], None
+            entry["combine_total_us"], entry["combine_send_us"] = entry["combine_send_us"], None
+        self.format = self.format or ("low-latency-1.0" if entry["dispatch_send_us"] is None else "low-latency-1.2")
+        self.phases.setdefault(int(match[1]), entry)
+
+    def finish(self, sweep: bool) -> dict[str, Any]:
+        ranks = sorted({*self.both, *self.each, *self.phases})
+        missing = []
+        if ranks != list(range(len(ranks))):
+            missing.append(f"ranks: {len(ranks)} report, the highest is {ranks[-1]}")
+        for name, found in (("dispatch + combine", self.both), ("dispatch and combine", self.each), ("send/recv time", self.phases)):
+            if len(found) != len(ranks):
+                missing.append(f"{name}: {len(found)} of {len(ranks)} ranks")
+        if self.torn:
+            missing.append(f"{self.torn} torn lines")
+        kernels = [
+            {**self.each.get(rank, {"rank": rank}), **self.phases.get(rank, {})} for rank in ranks if rank in {*self.each, *self.phases}
+        ]
+        return {
+            "test": self.test,
+            "format": self.format or "low-latency",
+            "shape": {"ranks": len(ranks), "nodes": None},
+            "best": [],
+            "tuning_lines": 0,
+            "passed_cases": 0,
+            "low_latency": list(self.both.values()),
+            "low_latency_kernels": kernels,
+            "send_recv_lines": len(self.phases),
+            "complete": not missing,
+            "missing": missing,
+        }
+
+    def shares_no_rank_with(self, other: "LowLatencyRun") -> bool:
+        return not ({*self.both, *self.each, *self.phases} & {*other.both, *other.each, *other.phases})
+
+    def join(self, other: "LowLatencyRun") -> None:
+        """Add the ranks of another log of the same run (one log file a rank or a node)."""
+        self.both.update(other.both)
+        self.each.update(other.each)
+        self.phases.update(other.phases)
+        self.torn += other.torn
+        self.format = self.format or other.format
+
+
+def _named(match: re.Match[str], *names: str) -> dict[str, Any]:
+    values: list[float | None] = [float(group) if group else None for group in match.groups()[1:]]
+    return {"rank": int(match[1]), **dict(zip(names, values, strict=True))}

@@ -1,0 +1,264 @@
+"""One run of test_internode.py or test_intranode.py: correctness cases, tuning sweep, best lines.
+
+Rank 0 of every node prints, so a log of N nodes holds N copies, interleaved or one after the other.
+"""
+
+import re
+from collections import Counter
+from typing import Any
+
+from entrypoints.results import formats
+from entrypoints.results.sweep import Sweep
+
+_ORDER = {("dispatch", "fp8"): 0, ("dispatch", "bf16"): 1, ("combine", None): 2}
+Key = tuple[str, str | None]
+
+
+class TuningRun:
+    """Collects the lines of one run; `finish` gives it as the contract has it."""
+
+    def __init__(self, test: str, number: int) -> None:
+        self.test = test
+        self.first_line = number
+        self.shape: dict[str, int] = {}
+        self.format: str | None = None
+        self.best: list[dict[str, Any]] = []
+        self.counts: Counter[tuple[str, Key]] = Counter()
+        self.tuning_lines = self.started_cases = self.passed = self.torn = 0
+        self.cases: Counter[tuple[bytes, ...]] = Counter()
+        self.layout_ms: float | None = None
+        self._configs: Counter[str] = Counter()
+        self._busy: set[str] = set()
+        self._done: set[str] = set()
+        self._open: dict[str, Sweep] = {}
+        self._sweeps: dict[tuple[str, Key], Sweep] = {}
+
+    @property
+    def entries(self) -> int:
+        return len(self.best) + 1
+
+    def ends_before(self, writer: str, text: str) -> bool:
+        """True when this line belongs to a later run of the same test."""
+        if "[config]" in text:
+            match = formats.CONFIG.search(text)
+            return writer in self._busy or bool(match and self.shape and self._shape(match) != self.shape)
+        if "] Best " in text:
+            match = formats.BEST.search(text)
+            return bool(match) and self._is_later(writer, self._key(match))  # type: ignore[arg-type]
+        return writer in self._done and ("[testing]" in text or "[tuning]" in text)
+
+    def _is_later(self, writer: str, key: Key) -> bool:
+        """A best line seen before, with later ones after it, starts the next run; seen just now, it is another node's."""
+        if not self.counts[writer, key]:
+            return writer in self._done and _ORDER.get(key, 2) < 2
+        rank = _ORDER.get(key, 2)
+        return any(count and who == writer and _ORDER.get(other, 2) > rank for (who, other), count in self.counts.items())
+
+    def _is_done(self, writer: str) -> bool:
+        """True when this writer has printed a last line (best combine) for each copy it is known to hold."""
+        mine = [(key, count) for (who, key), count in self.counts.items() if who == writer]
+        combines = sum(count for key, count in mine if key[0] == "combine")
+        return combines >= max(1, self._configs[writer], *(count for _, count in mine))
+
+    @staticmethod
+    def _shape(match: re.Match[str]) -> dict[str, int]:
+        return {name: int(value) for name, value in (pair.split("=") for pair in match[1].split(", "))}
+
+    @staticmethod
+    def _key(match: re.Match[str]) -> Key:
+        return match[1], match[2].lower() if match[2] else None
+
+    def feed(self, writer: str, text: str) -> str:
+        """Take one line. Returns the start of a message that is not whole yet, or ""."""
+        if "[config]" in text:
+            match = formats.CONFIG.search(text)
+            if match:
+                self.shape = self.shape or self._shape(match)
+                self._configs[writer] += 1
+        if "[layout]" in text and self.layout_ms is None:
+            found = re.search(r"\[layout\] Kernel performance: ([\d.]+) ms", text)
+            self.layout_ms = float(found[1]) if found else None
+        if "[testing]" in text:
+            self._busy.add(writer)
+            self.started_cases += text.count("[testing] Running")
+            for case in formats.TESTING.finditer(text):
+                self.cases[tuple(group.encode() for group in case.groups())] += 1
+        if self.passed < self.started_cases and "passed" in text:
+            self.passed = min(self.started_cases, self.passed + len(formats.PASSED.findall(text)))
+        return self._messages(writer, text) if "[tuning]" in text else ""
+
+    def feed_bytes(self, writer: str, line: bytes, start: int) -> bool:
+        """The short way for a whole line of this run, tuning or passed case; False when it needs the long one."""
+        if writer in self._done:
+            return False
+        match = formats.TUNING_BYTES.match(line, start)
+        if match:
+            nvl, rdma, times, rdma_gbps, nvl_gbps, after = match.groups()
+            if (rdma is not None) != (self.test == "internode"):
+                return False
+            self.tuning_lines += 1
+            if self.format is None:
+                self._note_format(times.decode("ascii", "replace"), after.decode("ascii", "replace"))
+            sweep = self._open.get(writer)
+            if sweep is None:
+                self._busy.add(writer)
+                sweep = self._open[writer] = Sweep()
+            sweep.raw[nvl, rdma] = (rdma_gbps, nvl_gbps)
+            return True
+        match = formats.TESTING_BYTES.match(line, start)
+        if not match or self.passed != self.started_cases:
+            return False
+        self._busy.add(writer)
+        self.started_cases += 1
+        self.passed += 1
+        self.cases[match.groups()] += 1
+        return True
+
+    def _messages(self, writer: str, text: str) -> str:
+        starts = [match.start() for match in re.finditer(r"\[tuning\]", text)]
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            piece = text[start:end]
+            best = formats.BEST.match(piece)
+            point = None if best else formats.TUNING.match(piece)
+            if best:
+                self._best(writer, best)
+            elif point:
+                self._tuning(writer, point)
+            elif end == len(text):
+                return piece
+            else:
+                self.torn += 1
+        return ""
+
+    def _tuning(self, writer: str, match: re.Match[str]) -> None:
+        self._busy.add(writer)
+        self.tuning_lines += 1
+        self._note_format(match["times"], match["after"])
+        values = tuple(group.encode() if group else None for group in (match[2], match[3], match[5], match[6]))
+        self._open.setdefault(writer, Sweep()).raw[values[0] or b"", values[1]] = (values[2], values[3] or b"")
+
+    def _note_format(self, times: str, after: str) -> None:
+        if self.format is not None:
+            return
+        if self.test == "internode":
+            self.format = "B" if "transmit" in times else "C" if " + " in times else "A"
+        else:
+            self.format = "intranode-1.2" if "avg_t" in after else "intranode-2" if " us" in after else "intranode-1.0"
+
+    def _best(self, writer: str, match: re.Match[str]) -> None:
+        self._busy.add(writer)
+        if self.test == "internode":
+            self._note_format(match["times"], match["after"])
+        key = self._key(match)
+        chunk = 0 if match[4] == "default" else int(match[4]), int(match[5] or 0)
+        entry: dict[str, Any] = {
+            "op": key[0],
+            "dtype": key[1],
+            "sms": int(match[3]),
+            "nvl_chunk": chunk[0],
+            "rdma_chunk": chunk[1] or None,
+            "rdma_gbps": float(match[7]) if match[7] else None,
+            "nvl_gbps": float(match[8]),
+            "transmit_us": None,
+            "notify_us": None,
+            "time_us": None,
+        }
+        times = match["times"]
+        named = formats.TRANSMIT_NOTIFY.search(times)
+        summed = None if named else formats.NOTIFY_PLUS_TRANSMIT.search(times)
+        if named:
+            entry["transmit_us"], entry["notify_us"] = float(named[1]), float(named[2])
+        elif summed:
+            entry["notify_us"], entry["transmit_us"] = float(summed[1]), float(summed[2])
+        total = formats.TOTAL_TIME.search(match["after"])
+        if total:
+            entry["time_us"] = float(total[1]) * (1000 if total[2] == "ms" else 1)
+        if writer:
+            entry["writer"] = writer
+        entry["copy"] = sum(1 for other in self.best if (other["op"], other["dtype"]) == key)
+        self.best.append(entry)
+        self.counts[writer, key] += 1
+        sweep = self._open.pop(writer, None)
+        if sweep is not None:
+            self._sweeps.setdefault((writer, key), Sweep()).raw.update(sweep.raw)
+        if self._is_done(writer):
+            self._done.add(writer)
+
+    def _copies(self) -> int:
+        bests: Counter[Key] = Counter()
+        for (_, key), count in self.counts.items():
+            bests[key] += count
+        return max(1, sum(self._configs.values()), *bests.values(), 0)
+
+    def _expected_cases(self, copies: int) -> int:
+        """Correctness lines one node prints. Until ef70b83 (2025-09-10) internode had no random FP8 input: 24, not 32."""
+        if self.test == "intranode":
+            has_fp8 = any(case[0] == b"FP8" for case in self.cases) or any(entry["dtype"] == "fp8" for entry in self.best)
+            return 24 if has_fp8 or not self.cases else 16
+        if self.format == "C" or not self.cases:
+            return 32
+        mode = next(iter(self.cases))[2:]
+        per_mode = sum(count for case, count in self.cases.items() if case[2:] == mode)
+        eight_bit = sum(count for case, count in self.cases.items() if case[2:] == mode and case[0] == b"FP8")
+        return 24 if per_mode == 6 * copies and eight_bit == 2 * copies else 32
+
+    def _missing(self, copies: int, expected: int) -> list[str]:
+        missing = []
+        if self.passed != expected * copies:
+            missing.append(f"correctness: {self.passed} of {expected * copies} cases passed")
+        elif self.cases and sum(self.cases.values()) == self.passed and len({case[2:] for case in self.cases}) < 4:
+            missing.append("correctness: not all of the four async/previous modes")
+        kinds = {key for _, key in self.counts}
+        wanted = [("dispatch", "fp8"), ("dispatch", "bf16"), ("combine", None)]
+        if expected == 16:
+            wanted.pop(0)
+        for key in wanted:
+            found = sum(count for (_, other), count in self.counts.items() if other == key or (key[0] == "combine" == other[0]))
+            if found < copies:
+                missing.append(f"best {key[0]}{f' ({key[1].upper()})' if key[1] else ''}: {found} of {copies} lines")
+        seen: set[tuple[str, Key]] = set()
+        for entry in self.best:
+            key = (entry["op"], entry["dtype"])
+            where = (entry.get("writer", ""), key)
+            if where in seen:
+                continue
+            seen.add(where)
+            best = (entry["nvl_chunk"], entry["rdma_chunk"] or 0)
+            problem = self._sweeps.get(where, Sweep()).problem(key[0], best, self.test == "internode")
+            if problem:
+                missing.append(f"sweep of {key[0]}{f' ({key[1].upper()})' if key[1] else ''}: {problem}")
+        if not kinds and not self.tuning_lines:
+            missing.append("no tuning at all (pressure test without benchmarks, or cut off)")
+        if self.torn:
+            missing.append(f"{self.torn} torn lines")
+        return missing
+
+    def finish(self, sweep: bool) -> dict[str, Any]:
+        copies = self._copies()
+        expected = self._expected_cases(copies)
+        missing = self._missing(copies, expected)
+        nodes = self.shape.get("num_topk_groups", 0)
+        run: dict[str, Any] = {
+            "test": self.test,
+            "format": self.format,
+            # num_topk_groups is min(nodes, 4), so that below 4 it tells the number of nodes.
+            "shape": {**self.shape, "nodes": (1 if self.test == "intranode" else nodes if 0 < nodes < 4 else None)},
+            "best": self.best,
+            "tuning_lines": self.tuning_lines,
+            "passed_cases": self.passed,
+            "expected_cases": expected * copies,
+            "low_latency": [],
+            "complete": not missing,
+            "copies": copies,
+            "missing": missing,
+        }
+        if self.layout_ms is not None:
+            run["layout_ms"] = self.layout_ms
+        if sweep and self._sweeps:
+            writer = next(iter(self._sweeps))[0]
+            run["sweep"] = [
+                {"op": key[0], "dtype": key[1], "columns": ["nvl_chunk", "rdma_chunk", "rdma_gbps", "nvl_gbps"], "points": points.rows()}
+                for (who, key), points in self._sweeps.items()
+                if who == writer
+            ]
+        return run
