@@ -127,10 +127,11 @@ def _borrow(
     moved: dict[int, str],
     warnings: list[str],
 ) -> None:
-    """Move ranks off nodes with fewer CPUs than ranks, to the nearest node that has a core to spare."""
+    """Move ranks off nodes with fewer CPUs than ranks, to the nearest node with a core to spare, or a thread."""
     for node in sorted(members):
         while len(members[node]) > sum(map(len, cores[node])):
             spare = [other for other in members if len(cores[other]) > len(members[other])]
+            spare = spare or [other for other in members if sum(map(len, cores[other])) > len(members[other])]
             if not spare:
                 return
             rank = members[node].pop()
