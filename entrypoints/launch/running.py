@@ -107,6 +107,8 @@ class Rank:
                 self.options.on_line(self.rank, line.decode(errors="replace"))
 
     def _read_report(self) -> bool:
+        if self.reported:
+            return False
         with suppress(BlockingIOError):
             data = os.read(self.started.report, CHUNK)
             self._report_text += data
@@ -183,9 +185,8 @@ class Rank:
         return os.pread(self.started.stacks, STACKS_LIMIT, 0).decode(errors="replace")
 
     def _close(self, descriptor: int) -> None:
-        if descriptor in self._open:
-            self._open.discard(descriptor)
-            os.close(descriptor)
+        """At its end; it is closed in close(), for a fork on its way to exec may keep it known to epoll until then."""
+        self._open.discard(descriptor)
 
     def close(self) -> None:
         """Read what is left without waiting, finish the log, close all descriptors."""
@@ -199,8 +200,9 @@ class Rank:
                 self._pass_on(descriptor, lines.finish())
         if self.log.error:
             self._consoles[self.started.output].write(f"[epbox] rank {self.rank}: {self.log.error}\n".encode(errors="replace"))
-        for descriptor in tuple(self._open):
-            self._close(descriptor)
+        for descriptor in (self.started.report, *self._lines):
+            os.close(descriptor)
+        self._open.clear()
         self._final = os.pread(self.started.evidence, 64 << 20, 0).decode(errors="replace")
         self._stacks = self.read_stacks()
         os.close(self.started.evidence)

@@ -1,0 +1,122 @@
+"""A supervisor in its own process, watched from outside: exit code, time, what it says, and what it leaves running."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+MARK = "EPBOX_TEST_MARK"
+
+
+def marked(mark: str) -> list[int]:
+    """Every process, zombies apart, that was born with this mark in its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def zombies_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state == "Z" and int(parent) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+@dataclass
+class Result:
+    exit_code: int
+    seconds: float
+    stdout: str
+    stderr: str
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cause(self) -> str:
+        return str(self.outcome.get("cause", ""))
+
+    @property
+    def ranks(self) -> list[dict[str, Any]]:
+        return list(self.outcome["ranks"])
+
+
+class Supervised:
+    """Starts runs; at the end of the test nothing of them may be alive."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_", "PMI", "LOCAL_"))}
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            kept.pop(name, None)
+        return {**kept, "PYTHONPATH": str(ROOT), MARK: self.mark, **more}
+
+    def popen(self, argv: list[str], prefix: tuple[str, ...] = (), **more: Any) -> "subprocess.Popen[str]":
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more.pop("streams", {})}
+        process = subprocess.Popen([*prefix, *argv], env=self.environment(**more), text=True, errors="replace", cwd=ROOT, **streams)
+        self.processes.append(process)
+        return process
+
+    def start(self, code: str, *, prefix: tuple[str, ...] = (), streams: dict[str, Any] | None = None, **asked: Any) -> "subprocess.Popen[str]":
+        """Ranks of `python -c code`, or of a script file where `script` is asked."""
+        argv = [code, *asked.pop("arguments", [])] if asked.get("script") else [sys.executable, "-u", "-c", code]
+        description = json.dumps({"argv": argv, **asked})
+        return self.popen([sys.executable, str(ROOT / "tests/helpers/launch_driver.py"), description], prefix, streams=streams or {})
+
+    def finish(self, process: "subprocess.Popen[str]", bound_s: float = 20.0, begun: float | None = None) -> Result:
+        begun = time.monotonic() if begun is None else begun
+        stdout, stderr = process.communicate(timeout=bound_s)
+        seconds = time.monotonic() - begun
+        assert marked(self.mark) == [], "processes of the run are left"
+        outcome = json.loads(stdout.splitlines()[-1]) if stdout.strip().endswith("}") else {}
+        return Result(process.returncode, seconds, stdout, stderr, outcome)
+
+    def run(self, code: str, *, bound_s: float = 20.0, **asked: Any) -> Result:
+        begun = time.monotonic()
+        return self.finish(self.start(code, **asked), bound_s, begun)
+
+    def cli(self, *arguments: str, bound_s: float = 20.0, **environ: str) -> Result:
+        begun = time.monotonic()
+        return self.finish(self.popen([sys.executable, "-m", "entrypoints", *arguments], **environ), bound_s, begun)
+
+
+def wait_for(condition: Any, bound_s: float = 10.0) -> None:
+    deadline = time.monotonic() + bound_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def supervised() -> Iterator[Supervised]:
+    runs = Supervised()
+    yield runs
+    for process in runs.processes:
+        process.kill()
+        process.wait()
+    left = marked(runs.mark)
+    for pid in left:
+        os.kill(pid, 9)
+    assert left == [], "processes of the run are left"
