@@ -130,3 +130,11 @@ def buildkit_cli() -> tuple[str, ...]:
         )
     hint = "install the buildx plugin: docker-buildx (Debian 13, Ubuntu) or docker-buildx-plugin (Docker's own packages)"
     raise EngineError(f"{', '.join(map(str, seen))} cannot drive BuildKit", hint=hint)
+
+
+def describe(engine: Engine | None) -> str:
+    """One line about the engine in use; EngineError when there is none."""
+    if engine is None:
+        raise EngineError("no container engine answers here", hint=WAYS)
+    kind = "private engine" if engine.private else "engine"
+    return f"{kind}: Docker {engine.version} at {engine.url}, images built with {' '.join(buildkit_cli()[:2])}"

@@ -1,4 +1,4 @@
-"""What the build host needs to reach the network (proxies, CA bundle, package mirrors), for builds as secrets: never layers, labels or arguments."""
+"""What a build needs of its host to reach the network: proxies, CA bundle, package mirrors. Given as secrets, never as layers or labels."""
 
 import configparser
 import os
@@ -107,7 +107,7 @@ def pip_options(environ: Mapping[str, str] = os.environ, files: Sequence[Path] |
             continue
     options = {}
     for key in _PIP_KEYS:
-        value = environ.get("PIP_" + key.upper().replace("-", "_")) or parser.get("global", key, fallback="")
+        value = environ.get("PIP_" + key.upper().replace("-", "_")) or parser.get("global", key, fallback=None) or ""
         reachable = [word for word in value.split() if not word.startswith(("/", ".", "file:", "~"))]
         if reachable:
             options[key] = " ".join(reachable)

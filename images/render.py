@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
@@ -82,3 +83,18 @@ def _write_identity(recipe: Recipe, program: Path, lock: Mapping[str, Any] | Non
 
     (program / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     (program / "lock.json").write_text(json.dumps(lock or {"digest": None}, indent=2, sort_keys=True) + "\n")
+
+
+def render_to(recipe: Recipe, out: Path, lock: Mapping[str, Any] | None = None) -> Path:
+    """Write the whole build context to `out`, which must be absent, empty or an earlier rendering; plain `docker build` works on it."""
+    marker = out / "Dockerfile"
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
+        raise UsageError("is not empty and no earlier rendering", where=str(out), hint="name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.resolve().parent) as folder:
+        fresh = Path(folder, "context")
+        fresh.mkdir()
+        write_context(recipe, fresh, lock)
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    return out

@@ -1,0 +1,246 @@
+"""`bench` from the build host: the recipe that fits, two nodes (as containers, or as processes of this host), one result folder."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from entrypoints.errors import UsageError
+from entrypoints.output import say
+
+from .build import BuildOptions, Image, build
+from .recipe import names
+
+ROOT = Path(__file__).parent.parent
+_GRACE_SECONDS = 20  # for the other nodes to notice that one is gone, before they are told
+_STOP_SECONDS = 10  # between TERM and KILL
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """`recipe` None picks the one that fits; `arguments` go to `epbox bench` as they are."""
+
+    recipe: str | None = None
+    engine: str = "auto"
+    nodes: int = 2
+    ranks: int | None = None
+    out: Path | None = None
+    port: int = 8361
+    arguments: Sequence[str] = ()
+
+
+class Node(Protocol):
+    """One node of the run: a container, or a process of this host."""
+
+    def lines(self) -> Iterator[str]: ...
+    def wait(self) -> int: ...
+    def stop(self) -> None: ...
+    def remove(self) -> None: ...
+
+
+def bench(options: BenchOptions) -> int:
+    """Run the bench on all nodes and return its exit code; nothing of it runs any more when this returns or raises."""
+    if options.nodes < 1:
+        raise UsageError(f"--nodes {options.nodes} is not allowed", hint="allowed: 1 and more")
+    gpus = gpu_count()
+    image = None
+    if options.engine != "host":
+        recipe, why = (options.recipe, "as asked") if options.recipe else pick_recipe(gpus)
+        say(f"bench: recipe {recipe}: {why}")
+        image = build(BuildOptions(recipe, engine=options.engine))
+    out = options.out or ROOT / "results" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    out.mkdir(parents=True, exist_ok=True)
+    with _interruptible():
+        nodes: list[Node] = []
+        try:
+            for rank in range(options.nodes):
+                nodes.append(_start(image, options, rank, out, gpus))
+            code = _watch(nodes)
+        finally:
+            for node in nodes:
+                node.remove()
+    say(f"bench: results in {_shown(out)}")
+    return code
+
+
+def gpu_count(root: Path = Path("/")) -> int:
+    """NVIDIA GPUs that this host's driver shows."""
+    return len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+
+
+def pick_recipe(gpus: int) -> tuple[str, str]:
+    """The recipe for this host, and the reason in words."""
+    if gpus == 0:
+        return "cpu", "no NVIDIA GPU on this host"
+    if "deepep-v1" in names():
+        return "deepep-v1", f"{gpus} NVIDIA GPU{'s' * (gpus > 1)} on this host"
+    return "cpu", f"{gpus} NVIDIA GPU{'s' * (gpus > 1)} on this host, but no recipe for them here"
+
+
+def node_arguments(options: BenchOptions, rank: int, out: str, gpus: int) -> list[str]:
+    """The words after `epbox` for one node."""
+    ranks = options.ranks or (None if gpus else 2)
+    words = ["bench", "--nodes", str(options.nodes), "--node-rank", str(rank), "--master-addr", "127.0.0.1"]
+    words += ["--master-port", str(options.port), "--out", out]
+    words += ["--ranks", str(ranks)] if ranks else []
+    return [*words, *options.arguments]
+
+
+def _start(image: Image | None, options: BenchOptions, rank: int, out: Path, gpus: int) -> Node:
+    if image is None:
+        return _Process(node_arguments(options, rank, str(out), gpus))
+    return _Container(image, node_arguments(options, rank, "/results", gpus), rank, out, gpus)
+
+
+def _watch(nodes: Sequence[Node]) -> int:
+    """Stream every node's lines and return the first failure's exit code; when one node fails the others get a grace, then TERM."""
+    codes: dict[int, int] = {}
+    finished = threading.Condition()
+
+    def follow(index: int, node: Node) -> None:
+        code = 10
+        try:
+            for line in node.lines():
+                _print(index, line, len(nodes))
+            code = node.wait()
+        finally:
+            with finished:
+                codes[index] = code
+                finished.notify()
+
+    for index, node in enumerate(nodes):
+        threading.Thread(target=follow, args=(index, node), daemon=True).start()
+    deadline = None
+    with finished:
+        while len(codes) < len(nodes):
+            finished.wait(0.5)
+            if deadline is None and any(codes.values()):
+                deadline = time.monotonic() + _GRACE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                for index, node in enumerate(nodes):
+                    if index not in codes:
+                        node.stop()
+                deadline = float("inf")
+    # The node that failed first knows the cause; the others only lost it.
+    return next((code for code in codes.values() if code), 0)
+
+
+def _print(index: int, line: str, nodes: int) -> None:
+    prefix = f"node{index} | " if nodes > 1 else ""
+    sys.stderr.write(f"{prefix}{line.rstrip()}\n")
+    sys.stderr.flush()
+
+
+class _Container:
+    """A node in a container of its own host name, on the host network."""
+
+    def __init__(self, image: Image, command: Sequence[str], rank: int, out: Path, gpus: int) -> None:
+        import docker
+
+        extra: dict[str, Any] = {}
+        if gpus:
+            extra["device_requests"] = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+        if Path("/dev/infiniband").is_dir():
+            extra["devices"] = ["/dev/infiniband"]
+        self._container = image.engine.client().containers.create(
+            image.id,
+            list(command),
+            hostname=f"node{rank}",
+            name=f"epbox-{secrets.token_hex(4)}-node{rank}",
+            labels={"epbox.run": "bench"},
+            network_mode="host",  # rendezvous, and RDMA needs the host's network name space anyway
+            environment={"EPBOX_IMAGE": image.name, "EPBOX_IMAGE_ID": image.id, "EPBOX_ENGINE": "docker"},
+            volumes={str(out.resolve()): {"bind": "/results", "mode": "rw"}},
+            cap_add=["SYS_NICE", "IPC_LOCK"],  # memory policy; pinned memory for RDMA
+            ulimits=[docker.types.Ulimit(name="memlock", soft=-1, hard=-1)],
+            shm_size="1g",
+            user=f"{os.getuid()}:{os.getgid()}",  # so that the results belong to who asked for them
+            **extra,
+        )
+        self._container.start()
+
+    def lines(self) -> Iterator[str]:
+        rest = b""
+        for block in self._container.logs(stream=True, follow=True):
+            *whole, rest = (rest + block).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def wait(self) -> int:
+        return int(self._container.wait()["StatusCode"])
+
+    def stop(self) -> None:
+        self._container.stop(timeout=_STOP_SECONDS)
+
+    def remove(self) -> None:
+        import docker
+
+        try:
+            self._container.remove(force=True)
+        except docker.errors.NotFound:
+            return
+
+
+class _Process:
+    """A node that is a process of this host; two of them share its host name."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        environment = {**os.environ, "EPBOX_ENGINE": "host", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "entrypoints", *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it through stop(), once
+        )
+
+    def lines(self) -> Iterator[str]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            yield line.decode(errors="replace")
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+    def remove(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """TERM ends a run as cleanly as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)

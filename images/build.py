@@ -1,0 +1,152 @@
+"""`build`: recipe to image. Streams progress, keeps the log, and tags only what was built to the end."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from entrypoints import __version__
+from entrypoints.errors import EngineError
+from entrypoints.output import say
+
+from . import base, engine, hostconfig, lock, recipe, render, sources
+from .progress import Progress, likely_cause
+
+ROOT = Path(__file__).parent.parent
+LOGS = ROOT / "build" / "logs"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user chooses for one build. `tag` None means epbox:RECIPE; `source` are NAME=PATH words."""
+
+    recipe: str
+    source: Sequence[str] = ()
+    engine: str = "auto"
+    tag: str | None = None
+    platform: str | None = None
+    no_cache: bool = False
+
+
+@dataclass(frozen=True)
+class Image:
+    """A built image: its name, its id (digest of its configuration), its recipe and the lock it was made from."""
+
+    name: str
+    id: str
+    recipe: str
+    lock: str
+    engine: engine.Engine
+
+
+def build(options: BuildOptions) -> Image:
+    """Build one image. UsageError before anything starts when the recipe or a source is wrong; EngineError when a step fails."""
+    what = recipe.load_recipe(options.recipe)
+    given = sources.parse(options.source, what)
+    locked = lock.load(what)
+    where = engine.ensure(options.engine)
+    command = list(engine.buildkit_cli())
+    started = time.monotonic()
+    ready = base.ensure(what.base, where, locked)
+    name = options.tag or f"epbox:{what.name}"
+    with TemporaryDirectory(prefix="epbox-build-") as folder:
+        context, identity = Path(folder, "context"), Path(folder, "iid")
+        context.mkdir()
+        archives = {}
+        for part, path in given.items():
+            archives[part] = Path(folder, f"{part}.tar")
+            sources.archive(part, path, sources.commits(what)[part], archives[part])
+        render.write_context(what, context, locked, archives)
+        command += ["--progress", "plain", "--network", "host", "--iidfile", str(identity)]
+        command += [f"--build-arg={key}={value}" for key, value in _identity(ready.digest).items()]
+        command += ["--platform", options.platform] if options.platform else []
+        command += ["--no-cache"] if options.no_cache else []
+        with hostconfig.secret_arguments(what.base.suite) as secrets:
+            _run([*command, *secrets, str(context)], where, what)
+        image_id = identity.read_text().strip()
+    _tag(where, image_id, name)
+    say(f"built {name} ({image_id[7:19]}) in {time.monotonic() - started:.0f} s")
+    return Image(name, image_id, what.name, lock.digest(locked), where)
+
+
+def default_recipe() -> str:
+    """What a bare `build` means: the image that runs DeepEP, or cpu as long as there is no such recipe."""
+    return "deepep-v1" if "deepep-v1" in recipe.names() else "cpu"
+
+
+def revision() -> tuple[str, int]:
+    """The checkout's commit (with -dirty when files differ) and its commit time; ("unknown", 0) outside a checkout."""
+    done = subprocess.run(["git", "-C", str(ROOT), "log", "-1", "--format=%H %ct"], capture_output=True, text=True)
+    if done.returncode != 0 or not done.stdout.strip():
+        return "unknown", 0
+    commit, seconds = done.stdout.split()
+    dirty = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout
+    return commit + ("-dirty" if dirty.strip() else ""), int(seconds)
+
+
+def _identity(base_digest: str) -> dict[str, str]:
+    commit, seconds = revision()
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or seconds)
+    created = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"EPBOX_VERSION": __version__, "EPBOX_REVISION": commit, "EPBOX_CREATED": created, "EPBOX_BASE_DIGEST": base_digest}
+
+
+def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> None:
+    """Run the docker CLI to its end; a failed step becomes an EngineError after its last lines were shown."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    path = LOGS / f"{what.name}.log"
+    with path.open("w") as log:
+        progress = Progress(log, sys.stderr, live=sys.stderr.isatty())
+        process = subprocess.Popen(
+            command,
+            env=where.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                progress.feed(line)
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            progress.finish()
+    if code == 0:
+        return
+    for line in progress.tail():
+        say(f"  | {line}")
+    cause = likely_cause([*progress.tail(), progress.last])
+    raise EngineError(
+        f"building {what.name} failed at {progress.title()[:160]}",
+        where=f"{recipe.shown(path)}",
+        hint=f"likely cause: {cause}" if cause else "the lines above are the end of its output",
+    )
+
+
+def _tag(where: engine.Engine, image_id: str, name: str) -> None:
+    """Give the finished image its name; the image that had it before goes when nothing else names or uses it."""
+    import docker
+
+    client = where.client()
+    try:
+        before = client.images.get(name).id
+    except docker.errors.ImageNotFound:
+        before = None
+    repository, _, tag = name.rpartition(":") if ":" in name.rsplit("/", 1)[-1] else (name, "", "latest")
+    client.images.get(image_id).tag(repository, tag)
+    if before and before != image_id and not client.images.get(before).tags:
+        try:
+            client.api.remove_image(before, noprune=True)
+        except docker.errors.APIError:
+            return  # a container still uses it

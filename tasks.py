@@ -1,0 +1,162 @@
+"""The menu of ./inv: build images, bench them, test and lint. Each task reads its options and makes one call."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from entrypoints.errors import EPBoxError
+
+RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"
+
+
+@contextmanager
+def exit_code(name: str) -> Iterator[None]:
+    """An error that a user can cure becomes one line and its exit code; Ctrl-C becomes 130."""
+    try:
+        yield
+    except EPBoxError as error:
+        raise Exit(f"{name}: {error}", error.exit_code) from None
+    except KeyboardInterrupt:
+        raise Exit(f"{name}: interrupted", 130) from None
+
+
+@task(
+    iterable=["source"],
+    help={
+        "recipe": RECIPE,
+        "source": "NAME=PATH: repository or tarball that holds the pinned commit (repeatable)",
+        "engine": "auto or docker",
+        "tag": "name of the image (default epbox:RECIPE)",
+        "push": "push it to the registry that --tag names, and print name@digest",
+        "platform": "such as linux/arm64",
+        "oci": "also write the image to this file",
+        "no-cache": "run every step again",
+    },
+)
+def build(
+    c: Context,
+    recipe: str = "",
+    source: list[str] | None = None,
+    engine: str = "auto",
+    tag: str = "",
+    push: bool = False,
+    platform: str = "",
+    oci: str = "",
+    no_cache: bool = False,
+) -> None:
+    """Build an image from a recipe."""
+    from images import build, ship
+
+    with exit_code("build"):
+        name = recipe or build.default_recipe()
+        image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache))
+        if oci:
+            ship.save(image, Path(oci))
+        if push:
+            print(ship.push(image))
+
+
+@task(help={"recipe": RECIPE, "out": "folder for the Dockerfile and its build context (default: the Dockerfile to stdout)"})
+def render(c: Context, recipe: str = "", out: str = "") -> None:
+    """Write a recipe's Dockerfile, or its whole build context for a plain `docker build`."""
+    from images import build, lock, render
+    from images.recipe import load_recipe
+
+    with exit_code("render"):
+        what = load_recipe(recipe or build.default_recipe())
+        if out:
+            render.render_to(what, Path(out), lock.load(what))
+        else:
+            sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
+
+
+@task(
+    help={
+        "recipe": "default: the one that fits this host",
+        "engine": "auto, docker, or host: no image, the same program straight on this host",
+        "nodes": "containers (or processes) to run as nodes",
+        "ranks": "ranks a node (default: one a GPU, 2 without)",
+        "out": "result folder (default: results/<UTC time>)",
+        "args": "more options for `epbox bench`, in quotes",
+    }
+)
+def bench(c: Context, recipe: str = "", engine: str = "auto", nodes: int = 2, ranks: int = 0, out: str = "", args: str = "") -> None:
+    """Build what fits this host, run the bench in it on two nodes, and show the numbers."""
+    import shlex
+
+    from images import bench_host
+
+    with exit_code("bench"):
+        where = Path(out) if out else None
+        options = bench_host.BenchOptions(recipe or None, engine, nodes, ranks or None, where, arguments=tuple(shlex.split(args)))
+        code = bench_host.bench(options)
+    if code:
+        raise Exit(code=code)
+
+
+@task(
+    help={
+        "container": "run the tests that need a container engine (a private one is started where none answers)",
+        "guest": "run the tests that boot QEMU guests",
+        "args": "more options for pytest, in quotes",
+    }
+)
+def test(c: Context, container: bool = True, guest: bool = True, args: str = "") -> None:
+    """Run the tests; --no-container and --no-guest leave the heavy ones out."""
+    import os
+    import shlex
+    import subprocess
+
+    environment = {**os.environ, "EPBOX_TEST_CONTAINER": str(int(container)), "EPBOX_TEST_GUEST": str(int(guest))}
+    with exit_code("test"):
+        code = subprocess.run([sys.executable, "-m", "pytest", *shlex.split(args)], env=environment).returncode
+    if code:
+        raise Exit(code=code)
+
+
+@task
+def lint(c: Context) -> None:
+    """Check style, types, shell files and every rendered Dockerfile."""
+    from images import checks
+
+    with exit_code("lint"):
+        failed = checks.lint()
+    if failed:
+        raise Exit(code=1)
+
+
+@task(name="start")
+def engine_start(c: Context) -> None:
+    """Start the private engine, unless an engine answers already."""
+    from images import engine
+
+    with exit_code("engine.start"):
+        print(engine.describe(engine.ensure()))
+
+
+@task(name="stop")
+def engine_stop(c: Context) -> None:
+    """End the private engine and all that runs in it; other engines are left alone."""
+    from images import private_engine
+
+    with exit_code("engine.stop"):
+        print("private engine: stopped" if private_engine.stop() else "private engine: not running")
+
+
+@task(name="status")
+def engine_status(c: Context) -> None:
+    """Say which engine answers; exit 10 when none does."""
+    from images import engine
+
+    with exit_code("engine.status"):
+        print(engine.describe(engine.find()))
+
+
+ns = Collection(build, render, bench, test, lint)
+ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
