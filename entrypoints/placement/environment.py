@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from entrypoints.errors import UsageError
-from entrypoints.placement.candidates import IBGDA_WORKLOADS, link_layer
+from entrypoints.placement.candidates import IBGDA_WORKLOADS
+from entrypoints.placement.devices import link_layer
 from entrypoints.topology.model import Gid, Hca, Port
 
 #: Not set on purpose: OMP_NUM_THREADS (OpenMP counts the bound CPUs itself), NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME

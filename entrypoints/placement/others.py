@@ -6,8 +6,8 @@ Sources: NVSHMEM 3.4 src/host/topo/topo.cpp and src/host/transport/transport.cpp
 
 from collections.abc import Sequence
 
-from entrypoints.placement.candidates import active_ports, foreign_driver, is_active, rate
 from entrypoints.placement.cpus import allowed_cpus, node_cpus
+from entrypoints.placement.devices import active_ports, foreign_driver, is_active, rate
 from entrypoints.placement.distance import Levels, bus_key, hca_order
 from entrypoints.topology.model import Gpu, Hca, Topology
 

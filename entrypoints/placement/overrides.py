@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from entrypoints.errors import UsageError
-from entrypoints.placement.candidates import is_active
+from entrypoints.placement.devices import is_active
 from entrypoints.topology.model import Gpu, Hca, Topology
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
-from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, active_ports, find
+from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, find
 from entrypoints.placement.cpus import CpuShare, allowed_cpus, home_node, split
+from entrypoints.placement.devices import active_ports
 from entrypoints.placement.distance import Levels, by_node, levels_of
 from entrypoints.placement.environment import rank_environment
 from entrypoints.placement.hca import match

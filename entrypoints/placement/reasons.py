@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from entrypoints.cpulist import format_list
-from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, link_layer
+from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates
+from entrypoints.placement.devices import link_layer
 from entrypoints.placement.distance import NEAR, Levels, card_of
 from entrypoints.placement.model import RankPlan
 from entrypoints.topology.model import Gpu, Hca, Port, Topology
