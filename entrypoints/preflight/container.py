@@ -57,7 +57,8 @@ def _shm(host: Host) -> tuple[int, int | None]:
     except NotReadable:
         if host.files.live:
             raise
-    for line in host.files.text("proc/self/mounts").splitlines():
+    # The last mount on a place is the one that is seen.
+    for line in reversed(host.files.text("proc/self/mounts").splitlines()):
         words = line.split()
         if len(words) > 3 and words[1] == "/dev/shm":
             for option in words[3].split(","):

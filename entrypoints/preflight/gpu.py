@@ -148,6 +148,10 @@ def nvlink(host: Host) -> Answer:
     active = {gpu.index: sum(gpu.nvlink or ()) for gpu in gpus}
     total = max(len(gpu.nvlink or ()) for gpu in gpus)
     shown = ", ".join(f"GPU{index} {count}/{total}" for index, count in active.items())
+    if len(gpus) > 1 and (host.files.maybe("proc/driver/nvidia/params") or "").find("NvLinkDisable: 1") >= 0:
+        return failed(
+            f"NvLinkDisable: 1 in /proc/driver/nvidia/params; {shown}", "host: drop NVreg_NvLinkDisable=1 from modprobe.d, reboot"
+        )
     if len(gpus) > 1 and min(active.values()) == 0:
         return failed(
             f"no active NVLink: {shown}",

@@ -9,6 +9,8 @@ from entrypoints.preflight.flags import docker_run, environment_kind, missing, p
 from entrypoints.preflight.model import STATUSES, CheckResult, Host
 
 SCHEMA = "epbox.doctor/1"
+#: Characters of evidence in the table.
+WIDTH = 110
 COLOURS = {"PASS": "32", "WARN": "33", "FAIL": "31", "NOT_RUN": "36"}
 
 
@@ -47,20 +49,29 @@ def document(host: Host, results: Sequence[CheckResult], probes: Sequence[CheckR
 
 def text(workload: str, results: Sequence[CheckResult], colour: bool = False) -> str:
     """A table of all checks, then what to do for each that is not a PASS, then the verdict."""
-    lines = table(("STATUS", "CHECK", "SEEN"), [(result.status, result.id, one_line(result.evidence)) for result in results]).splitlines()
+    rows = [(result.status, result.id, _cut(one_line(result.evidence))) for result in results]
+    lines = table(("STATUS", "CHECK", "SEEN"), rows).splitlines()
     if colour:
         lines = [_paint(line) for line in lines]
     todo = [result for result in results if result.status in ("FAIL", "WARN") and result.remedy]
     if todo:
         lines += ["", "What to do:"]
         for result in sorted(todo, key=lambda result: result.status != "FAIL"):
-            lines += [f"  {result.id}: {one_line(result.remedy)}", f"    ({result.source})"]
+            seen = one_line(result.evidence)
+            lines.append(f"  {result.status} {result.id}: {one_line(result.remedy)}")
+            lines += [f"      seen: {seen}"] if len(seen) > WIDTH else []
+            lines.append(f"      from: {result.source}")
     return "\n".join([*lines, "", verdict(workload, results)])
 
 
 def one_line(text: str) -> str:
     """Control characters of a hostile file must not reach a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _cut(text: str) -> str:
+    """Long evidence is cut in the table; findings show it in full below, JSON always."""
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def _paint(line: str) -> str:

@@ -29,6 +29,15 @@ def workload_of(name: str) -> str:
     raise UsageError(f"unknown workload {name!r}", where="--for", hint=f"one of {', '.join(sorted(EVERY))}")
 
 
+def default_workload(files: Files, environ: Mapping[str, str]) -> str:
+    """EPBOX_WORKLOAD, else the workload of the image's recipe (/opt/epbox/recipe.toml), else deepep-v1."""
+    if environ.get("EPBOX_WORKLOAD"):
+        return environ["EPBOX_WORKLOAD"]
+    # One top-level key: not worth a TOML parser, which Python 3.10 does not have.
+    found = re.search(r'^workload\s*=\s*"([^"\n]+)"', files.maybe("opt/epbox/recipe.toml") or "", re.MULTILINE)
+    return found[1] if found else V1
+
+
 def make_host(
     workload: str,
     topology: Topology,

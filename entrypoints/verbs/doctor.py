@@ -9,7 +9,10 @@ from entrypoints.errors import UsageError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--for", dest="workload", metavar="WORKLOAD", help="alltoall, deepep-v1 or deepep-v2 (default: EPBOX_WORKLOAD, else deepep-v1)"
+        "--for",
+        dest="workload",
+        metavar="WORKLOAD",
+        help="alltoall, deepep-v1 or deepep-v2 (default: EPBOX_WORKLOAD, else the image's, else deepep-v1)",
     )
     parser.add_argument("--format", choices=("table", "json"), default="table", help="table on stderr, or one JSON document on stdout")
     parser.add_argument(
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from entrypoints.preflight.files import files_of
     from entrypoints.preflight.registry import relevant
     from entrypoints.preflight.report import document, text
-    from entrypoints.preflight.run import load_topology, make_host, run_on
+    from entrypoints.preflight.run import default_workload, load_topology, make_host, run_on, workload_of
 
     if args.root and not Path(args.root).is_dir():
         raise UsageError("not a folder", where=args.root, hint="--root takes a copy of a host's root with proc and sys in it")
@@ -34,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.nodes} nodes", where="--nodes", hint="give 1 or more")
     if args.probe and (args.root or args.topology):
         raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
-    workload = args.workload or os.environ.get("EPBOX_WORKLOAD") or "deepep-v1"
+    files = files_of(args.root or args.topology)
+    workload = workload_of(args.workload or default_workload(files, os.environ))
     topology, silent = load_topology(args.topology or args.root)
     # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
-    host = make_host(workload, topology, files_of(args.root or args.topology), os.environ, nodes=args.nodes, log=_log(args.log))
+    host = make_host(workload, topology, files, os.environ, nodes=args.nodes, log=_log(args.log))
     results = [*([silent] if silent else []), *run_on(host, relevant(host.workload))]
     probes = []
     if args.probe:

@@ -150,10 +150,10 @@ def identity(record: dict[str, Any]) -> Answer:
     ]
     if len(absent) == len(modules):
         return not_run(f"{', '.join(absent)} not installed")
-    errors = [f"{name}: {found['error']}" for name, found in modules.items() if "error" in found]
+    errors = [f"{name}: {found['error']}" for name, found in modules.items() if "error" in found and name not in absent]
     if errors:
         return failed("; ".join(errors), "the recipe's image has the set that works; diagnose knows the usual import errors")
-    shown = ", ".join(f"{name} {found['version']}" for name, found in modules.items())
+    shown = ", ".join(f"{name} {found['version']}" for name, found in modules.items() if "version" in found)
     shown += "".join(f"; {path} {version or 'version unknown'}" for path, version in versions.items())
     twice = {stem: paths for stem, paths in libraries.items() if len(paths) > 1 and stem in ("libnvshmem_host", "libnccl")}
     if twice:
@@ -162,6 +162,8 @@ def identity(record: dict[str, Any]) -> Answer:
             f"two copies in one process: {detail}",
             "remove one, or make one win by ld.so.conf or LD_PRELOAD; two versions hang at the first dispatch",
         )
+    if absent:
+        return warned(f"{', '.join(absent)} not installed in this Python; {shown}", "run inside the image of the recipe, or install it")
     return passed(shown)
 
 

@@ -94,6 +94,24 @@ def port(**changes: Any) -> dict[str, Any]:
             "NOT_RUN",
             "not installed",
         ),
+        (
+            judge.identity(
+                {**IMPORTED, "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ModuleNotFoundError: No module named 'deep_ep'"}}}
+            ),
+            "WARN",
+            "deep_ep not installed",
+        ),
+        (
+            judge.identity(
+                {
+                    **IMPORTED,
+                    "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ModuleNotFoundError: No module named 'deep_ep'"}},
+                    "libraries": {"libnccl": ["/a/libnccl.so.2", "/b/libnccl.so.2"]},
+                }
+            ),
+            "FAIL",
+            "/b/libnccl.so.2",
+        ),
         (judge.transport([{"file": "/a/nvshmem_transport_ibgda.so.3", "loaded": True}]), "PASS", "ibgda"),
         (judge.transport([{"file": "/a/x.so.3", "error": "libmlx5.so.1: cannot open"}]), "FAIL", "libmlx5"),
     ],

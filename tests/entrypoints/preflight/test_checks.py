@@ -354,6 +354,7 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (gpu(2, nvlink=(False,) * 18), "FAIL", "GPU2 0/18"),
         (gpu(5, nvlink=(True,) * 17 + (False,)), "WARN", "GPU5 17/18"),
         (every_gpu(nvlink=None), "NOT_RUN", "NVLink"),
+        (write("proc/driver/nvidia/params", params() + "\nNvLinkDisable: 1"), "FAIL", "NvLinkDisable"),
     ],
     "gpu.health": [
         (gpu(1, uncorrected=2), "FAIL", "GPU1 2 uncorrected"),

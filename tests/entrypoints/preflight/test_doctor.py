@@ -113,6 +113,34 @@ def test_a_topology_file_borrows_nothing_from_this_host(capsys: pytest.CaptureFi
         assert statuses[id] == "NOT_RUN", id
 
 
+H100 = REPOSITORY / "tests/data/hosts/h100-vm.tar.gz"
+
+
+def test_a_real_virtual_machine_with_one_h100_and_no_hca(capsys: pytest.CaptureFixture[str]) -> None:
+    """Recorded from a VM: numa_node -1, empty /sys/class/infiniband, no registry keys, open kernel module."""
+    code, found = as_json(capsys, "--topology", str(H100), "--for", "deepep-v1")
+    checks = {check["id"]: check for check in found["checks"]}
+    assert code == 3
+    assert [id for id, check in checks.items() if check["status"] == "FAIL"] == ["hca.devices"]
+    assert checks["gpu.devices"]["evidence"] == "1 GPUs NVIDIA H100 80GB HBM3, driver 580.159.04"
+    assert checks["gpu.peermem"]["status"] == "PASS"
+    assert checks["gpu.regkeys"]["status"] == "WARN"
+    assert checks["container.shm"]["evidence"] == "/dev/shm 128 GiB"
+    assert checks["numa.affinity"]["status"] == "PASS"
+    assert as_json(capsys, "--topology", str(H100), "--for", "deepep-v1", "--nodes", "1")[0] == 0, "NVLink tests run on one node"
+    assert as_json(capsys, "--topology", str(H100), "--for", "alltoall")[0] == 0
+
+
+def test_the_image_says_which_workload_it_is_for(
+    capsys: pytest.CaptureFixture[str], fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.write("opt/epbox/recipe.toml", 'title = "x"\nworkload = "alltoall"\n')
+    assert as_json(capsys, "--root", str(fake.root))[1]["workload"] == "alltoall"
+    monkeypatch.setenv("EPBOX_WORKLOAD", "deepep-v2")
+    assert as_json(capsys, "--root", str(fake.root))[1]["workload"] == "deepep-v2"
+    assert as_json(capsys, "--root", str(fake.root), "--for", "deepep-v1")[1]["workload"] == "deepep-v1"
+
+
 def test_hostile_text_does_not_reach_the_terminal(capsys: pytest.CaptureFixture[str], fake: FakeHost) -> None:
     fake.swap("proc/driver/nvidia/params", "PeerMappingOverride=1;", "\x1b[2J\x07")
     _, _, err = doctor(capsys, "--root", str(fake.root))
