@@ -7,6 +7,9 @@ from argparse import ArgumentParser, Namespace
 from entrypoints.errors import UsageError
 from entrypoints.verbs.common import add_topology_option
 
+#: What placement itself tells apart; a bench workload names one of these as its `placement`.
+PLANNED_WORKLOADS = ("deepep-v1", "deepep-v2", "alltoall")
+
 
 def configure(parser: ArgumentParser) -> None:
     add_topology_option(parser)
@@ -18,7 +21,9 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--ranks", type=int, metavar="N", help="local ranks (default: one for each visible GPU)")
     parser.add_argument("--rank", type=int, metavar="N", help="with --format env or numactl: this local rank only")
-    parser.add_argument("--workload", default="deepep-v1", metavar="NAME", help="deepep-v1 (default), deepep-v2, alltoall")
+    parser.add_argument(
+        "--workload", default="deepep-v1", metavar="NAME", help="deepep-v1 (default), deepep-v2, alltoall, or a name that bench knows"
+    )
     parser.add_argument("--hca", action="append", default=[], metavar="RANK=HCA[:PORT]", help="give a local rank this HCA (repeatable)")
     parser.add_argument("--exclude-hca", action="append", default=[], metavar="HCA", help="never use this HCA (repeatable)")
     parser.add_argument("--cores-per-rank", type=int, metavar="N", help="physical cores for each rank (default: all, split evenly)")
@@ -47,8 +52,15 @@ def run(args: Namespace) -> int:
         raise UsageError("goes with --format env or numactl only", where="--rank")
     if args.compare and args.format not in ("table", "json"):
         raise UsageError("goes with --format table or json only", where="--compare")
+    workload = args.workload
+    if workload == "auto":
+        workload = "deepep-v1"
+    if workload not in PLANNED_WORKLOADS:
+        from entrypoints.workloads import get
+
+        workload = get(workload).placement
     topology = load(args.topology)
-    options = PlanOptions(args.ranks, dict(os.environ), overrides, tuple(args.exclude_hca), args.cores_per_rank, args.workload)
+    options = PlanOptions(args.ranks, dict(os.environ), overrides, tuple(args.exclude_hca), args.cores_per_rank, workload)
     plan = make_plan(topology, options)
     if args.rank is not None and not 0 <= args.rank < len(plan.ranks):
         raise UsageError(f"{args.rank}: the plan has ranks 0-{len(plan.ranks) - 1}", where="--rank")

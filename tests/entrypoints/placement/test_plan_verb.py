@@ -172,6 +172,7 @@ def test_svg(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--rank", "8", "--format", "env"], 2, "ranks 0-7"),
         (["--compare", "--format", "svg"], 2, "--compare"),
         (["--format", "yaml"], 2, "invalid choice"),
+        (["--workload", "deepep-v9"], 2, "deepep-v9"),
     ],
 )
 def test_errors(arguments: list[str], code: int, text: str, roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
