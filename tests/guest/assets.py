@@ -12,11 +12,15 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = "python3,python3-psutil,numactl,libnuma1,rdma-core,ibverbs-utils,ibverbs-providers,rdmacm-utils,perftest,iproute2,pciutils,kmod,hwloc-nox"
+PACKAGES = (
+    "python3,python3-psutil,numactl,libnuma1,rdma-core,ibverbs-utils,ibverbs-providers,"
+    "rdmacm-utils,perftest,iproute2,pciutils,kmod,hwloc-nox"
+)
+SUITE = "bookworm"
 #: What the guest needs as modules on top of Debian's kernel; their dependencies are read from the modules themselves.
 MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "e1000e", "ib_uverbs", "rdma_ucm", "crc32_generic", "rdma_rxe")
 LEFT_OUT = (
@@ -166,26 +170,38 @@ def write_cpio(tar_path: Path, extra: dict[str, bytes], target: Path) -> None:
         entry(out, "TRAILER!!!", 0, b"")
 
 
-def build() -> Path:
-    """The folder with `vmlinux` and `root.cpio`, made when absent or when this recipe changed. Raises Unavailable."""
-    require_tools()
-    init = (HERE / "init.py").read_bytes()
-    key = hashlib.sha256(Path(__file__).read_bytes() + init).hexdigest()[:12]
-    done = state_folder() / f"assets-{key}"
-    if (done / "root.cpio").exists():
-        return done
-    done.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=done.parent) as temporary:
-        folder = Path(temporary) / "assets"
-        folder.mkdir()
-        root = _kernel_package(folder)
-        (folder / "vmlinux").write_bytes(vmlinux(next((root / "boot").glob("vmlinuz-*")).read_bytes()))
-        modules = module_order(root, MODULES)
-        extra = {f"modules/{i:02d}-{path.name.removesuffix('.xz')}": _module_bytes(path) for i, path in enumerate(modules)}
-        suite = "bookworm"
-        _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", suite, "root.tar"], folder)
-        write_cpio(folder / "root.tar", {**extra, "init": init}, folder / "root.cpio")
-        (folder / "root.tar").unlink()
-        shutil.rmtree(root)
-        os.rename(folder, done)
+def _once(prefix: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder PREFIX-KEY, made by `make` in a temporary one and renamed when complete."""
+    done = state_folder() / f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if not done.exists():
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=done.parent) as temporary:
+            folder = Path(temporary) / prefix
+            folder.mkdir()
+            make(folder)
+            folder.rename(done)
     return done
+
+
+def _base(folder: Path) -> None:
+    root = _kernel_package(folder)
+    (folder / "vmlinux").write_bytes(vmlinux(next((root / "boot").glob("vmlinuz-*")).read_bytes()))
+    (folder / "modules").mkdir()
+    for number, path in enumerate(module_order(root, MODULES)):
+        (folder / "modules" / f"{number:02d}-{path.name.removesuffix('.xz')}").write_bytes(_module_bytes(path))
+    _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", SUITE, "root.tar"], folder)
+    shutil.rmtree(root)
+
+
+def build() -> Path:
+    """The folder with `vmlinux` and `root.cpio`, made when absent or when its inputs changed. Raises Unavailable."""
+    require_tools()
+    base = _once("base", repr((PACKAGES, SUITE, MODULES)), _base)
+    init = (HERE / "init.py").read_bytes()
+
+    def assemble(folder: Path) -> None:
+        extra = {f"modules/{path.name}": path.read_bytes() for path in sorted((base / "modules").iterdir())}
+        write_cpio(base / "root.tar", {**extra, "init": init}, folder / "root.cpio")
+        os.link(base / "vmlinux", folder / "vmlinux")
+
+    return _once("assets", f"{base.name} {LEFT_OUT} {init!r}", assemble)

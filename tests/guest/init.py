@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 libc = ctypes.CDLL(None, use_errno=True)
 FINIT_MODULE = 313  # x86-64
@@ -14,14 +15,13 @@ POWER_OFF = 0x4321FEDC
 
 
 def mount(source, target, kind, options=""):
-    os.makedirs(target, exist_ok=True)
+    Path(target).mkdir(parents=True, exist_ok=True)
     if libc.mount(source.encode(), target.encode(), kind.encode(), 0, options.encode()):
         raise OSError(ctypes.get_errno(), f"mount {target}: {os.strerror(ctypes.get_errno())}")
 
 
 def write(path, text):
-    with open(path, "w") as stream:
-        stream.write(text)
+    Path(path).write_text(text)
 
 
 def run(*command):
@@ -31,7 +31,7 @@ def run(*command):
 
 
 def option(name, default):
-    words = open("/proc/cmdline").read().split()
+    words = Path("/proc/cmdline").read_text().split()
     return next((word.split("=", 1)[1] for word in words if word.startswith(name + "=")), default)
 
 
@@ -46,12 +46,8 @@ def devices():
         write(f"/proc/sys/net/ipv4/conf/all/{name}", str(value))
         write(f"/proc/sys/net/ipv4/conf/default/{name}", str(value))
     # In bus order: rail i is the i-th network function, whatever name the kernel gave it.
-    names = sorted(
-        (os.path.realpath(f"/sys/class/net/{n}/device"), n)
-        for n in os.listdir("/sys/class/net")
-        if os.path.exists(f"/sys/class/net/{n}/device")
-    )
-    for rail, (_, name) in enumerate(names):
+    functions = [path for path in Path("/sys/class/net").iterdir() if (path / "device").exists()]
+    for rail, name in enumerate(path.name for path in sorted(functions, key=lambda path: str((path / "device").resolve()))):
         write(f"/proc/sys/net/ipv4/conf/{name}/rp_filter", "0")
         run("ip", "address", "add", f"10.77.{node}.{rail + 1}/16", "dev", name)
         run("ip", "link", "set", name, "up")
@@ -67,10 +63,10 @@ def main():
     mount("tmp", "/tmp", "tmpfs")
     mount("run", "/run", "tmpfs")
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
-    for name in sorted(os.listdir("/modules")):
-        with open(f"/modules/{name}", "rb") as stream:
+    for path in sorted(Path("/modules").iterdir()):
+        with open(path, "rb") as stream:
             if libc.syscall(FINIT_MODULE, stream.fileno(), b"", 0):
-                print("init: module", name, os.strerror(ctypes.get_errno()), flush=True)
+                print("init: module", path.name, os.strerror(ctypes.get_errno()), flush=True)
     devices()
     with open("/dev/ttyS1", "r+b", buffering=0) as control:
         import termios

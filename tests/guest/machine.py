@@ -169,15 +169,14 @@ def machine(index: int = 0, *, state: Path | None = None, link: str | None = Non
     arguments = command_line(folder, index, scratch, link)
     if state:
         arguments += ["-incoming", f"exec:cat {state}"]
-    log = open(scratch / "qemu", "wb")
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    with open(scratch / "qemu", "wb") as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
         yield Machine(process, scratch)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
-        log.close()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
