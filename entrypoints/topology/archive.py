@@ -1,12 +1,15 @@
 """Tarballs read in memory: nothing is ever written, so no member can reach outside."""
 
 import zlib
+from typing import Protocol
 
 from entrypoints.errors import UsageError
 from entrypoints.topology.tree import MAX_FILE, MemoryTree
 
-#: The largest snapshot known unpacks to 30 MB; beyond this it is no snapshot but a bomb.
-MAX_UNPACKED = 192 << 20
+#: The largest snapshot known unpacks to 30 MB, and 1,024 CPUs would to 64; beyond this it is no snapshot but a bomb.
+MAX_UNPACKED = 128 << 20
+#: What is no tar holds text, and no text is larger.
+MAX_PLAIN = 8 << 20
 _CHUNK = 1 << 20
 BLOCK = 512
 
@@ -17,7 +20,7 @@ def expand(data: bytes, source: str) -> bytes:
     Stops at the end-of-archive mark of a tar. A stream that ends early gives what came before its end.
     """
     if data[:2] == b"\x1f\x8b":
-        return _inflate(zlib.decompressobj(31), data, source)
+        return _inflate(_Gzip(), data, source)
     if data[:3] == b"BZh":
         import bz2
 
@@ -35,24 +38,54 @@ def expand(data: bytes, source: str) -> bytes:
     return data
 
 
-def _inflate(stream: object, data: bytes, source: str) -> bytes:
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Gzip:
+    """zlib with the interface that bz2 and lzma have."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(31)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max(max_length, 0))
+
+
+def _inflate(stream: _Decompressor, data: bytes, source: str) -> bytes:
     parts: list[bytes] = []
-    size = 0
-    zeros = 0
-    for start in range(0, len(data), _CHUNK // 16):
+    size = zeros = start = 0
+    while not stream.eof and zeros <= 2 * _CHUNK:
+        chunk = b""
+        if stream.needs_input:
+            if start >= len(data):
+                break
+            chunk = data[start : start + (_CHUNK >> 4)]
+            start += len(chunk)
         try:
-            part: bytes = stream.decompress(data[start : start + _CHUNK // 16])  # type: ignore[attr-defined]
-        except Exception as error:  # zlib.error, lzma.LZMAError, OSError: each library has its own
+            part = stream.decompress(chunk, _CHUNK)
+        except Exception as error:  # zlib.error, lzma.LZMAError, OSError, EOFError: each library has its own
             if size:
                 break
             raise UsageError(f"cannot be decompressed ({error})", where=source) from None
         parts.append(part)
         size += len(part)
-        if size > MAX_UNPACKED:
-            raise UsageError(f"unpacks to more than {MAX_UNPACKED >> 20} MiB", where=source, hint="give a tarball of sys/ and proc/ only")
         zeros = 0 if part.strip(b"\0") else zeros + len(part)
-        if zeros > 4 * _CHUNK or getattr(stream, "eof", False):
-            break
+        limit = MAX_UNPACKED if is_tar(parts[0]) else MAX_PLAIN
+        if size > limit:
+            raise UsageError(f"unpacks to more than {limit >> 20} MiB", where=source, hint="give a tarball of sys/ and proc/ only")
     return b"".join(parts)
 
 

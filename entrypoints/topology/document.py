@@ -11,6 +11,8 @@ from entrypoints.topology.model import LEVELS, Allowed, Cpu, Gid, Gpu, Hca, Numa
 from entrypoints.topology.values import MAX_ID, bus_id, ids_of_list
 
 SCHEMA = "epbox.topology/1"
+#: No name, path or message in a topology is longer.
+MAX_TEXT = 4000
 
 T = TypeVar("T")
 
@@ -136,6 +138,8 @@ class _Reader:
 
     def text(self, key: str) -> str | None:
         value: str | None = self._typed(key, str, "text")
+        if value is not None and len(value) > MAX_TEXT:
+            self.fail(f"{self.place}{key} is longer than {MAX_TEXT} characters")
         return value
 
     def flag(self, key: str) -> bool | None:

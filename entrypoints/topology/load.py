@@ -8,8 +8,12 @@ from entrypoints.errors import UsageError
 from entrypoints.topology.model import Topology
 from entrypoints.topology.tree import DirectoryTree, Tree, is_folder
 
-#: A matrix, XML or JSON file is a few hundred kilobytes on the largest hosts.
-MAX_TEXT = 16 << 20
+#: Sizes in MiB that the files of the largest hosts (64 GPUs, 1,024 CPUs, NVLink domains of 72) stay well below.
+MAX_JSON, MAX_HWLOC, MAX_NCCL, MAX_MATRIX = 8, 4, 2, 1
+MAX_TEXT = MAX_JSON << 20
+
+#: A GPU by nvidia-smi's or rocm-smi's name, also right behind a colour code (which ends in "m").
+_MATRIX = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=m))GPU\[?\d{1,4}\b")
 
 KINDS = "a sysfs root (folder or tarball), an NCCL or hwloc XML, `nvidia-smi topo -m` text, or JSON of `topology --format json`"
 
@@ -66,8 +70,7 @@ def _from_bytes(data: bytes, source: str) -> Topology:
     data = expand(data, source)
     if is_tar(data):
         return _sysfs(read_tar(data, source), source)
-    if len(data) > MAX_TEXT:
-        raise UsageError(f"is larger than {MAX_TEXT >> 20} MiB and no tarball", where=source, hint=f"give {KINDS}")
+    _limit(data, MAX_JSON, source)
     return _from_text(_decode(data), source)
 
 
@@ -78,6 +81,11 @@ def _decode(data: bytes) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
+def _limit(text: str | bytes, mebibytes: int, source: str) -> None:
+    if len(text) > mebibytes << 20:
+        raise UsageError(f"is larger than {mebibytes} MiB, which no topology text is", where=source, hint=f"give {KINDS}")
+
+
 def _from_text(text: str, source: str) -> Topology:
     start = text.lstrip("\0 \t\r\n")[:1]
     if start in ("{", "["):
@@ -85,8 +93,9 @@ def _from_text(text: str, source: str) -> Topology:
 
         return parse_document(text, source)
     xml = re.search(r"<(?:system|topology)\b", text)
-    matrix = re.search(r"(?:^|[\s\x1b|>])(?:\S*m)?GPU\[?\d+\]?\s", text)
+    matrix = _MATRIX.search(text)
     if xml and (start == "<" or matrix is None or xml.start() < matrix.start()):
+        _limit(text, MAX_NCCL if xml[0] == "<system" else MAX_HWLOC, source)
         if xml[0] == "<topology":
             from entrypoints.topology.hwloc_xml import parse_hwloc
 
@@ -95,6 +104,7 @@ def _from_text(text: str, source: str) -> Topology:
 
         return parse_nccl(text, source)
     if matrix:
+        _limit(text, MAX_MATRIX, source)
         from entrypoints.topology.smi_matrix import parse_matrix
 
         return parse_matrix(text, source)

@@ -5,7 +5,7 @@ import re
 from entrypoints.cpulist import parse_list, parse_mask
 
 #: No kernel numbers CPUs or nodes higher (x86 MAXSMP has 8,192), so a larger number is damage.
-MAX_ID = 1 << 16
+MAX_ID = 1 << 14
 
 _BUS_ID = re.compile(r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{1,2}):([0-9a-f]{1,2})(?:\.([0-9a-f]))?", re.IGNORECASE)
 
@@ -27,7 +27,7 @@ def ids_of_list(text: str | None) -> tuple[int, ...] | None:
 
 def ids_of_mask(text: str | None) -> tuple[int, ...] | None:
     """The ids of a hexadecimal mask "000000ff,ffffffff"; None when it is missing or damaged."""
-    if text is None or len(text) > MAX_ID // 4 or not re.fullmatch(r"(?:0x)?[0-9a-fA-F]+(?:,(?:0x)?[0-9a-fA-F]*)*", text.strip()):
+    if text is None or len(text) > MAX_ID or not re.fullmatch(r"(?:0x)?[0-9a-fA-F]+(?:,(?:0x)?[0-9a-fA-F]*)*", text.strip()):
         return None
     try:
         return parse_mask(text)

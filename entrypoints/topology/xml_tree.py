@@ -7,6 +7,8 @@ from entrypoints.errors import UsageError
 
 #: The deepest topology known has 12 levels.
 MAX_DEPTH = 100
+#: hwloc writes the CPU mask of the largest host in less; no name or number comes near it.
+MAX_VALUE = 4096
 
 
 @dataclass
@@ -20,8 +22,9 @@ class Element:
     text: str = ""
 
     def get(self, name: str) -> str | None:
-        """An attribute, or None when it is missing or blank."""
-        return self.attributes.get(name, "").strip() or None
+        """An attribute, or None when it is missing, blank, or longer than any that a topology has."""
+        value = self.attributes.get(name, "").strip()
+        return value if 0 < len(value) <= MAX_VALUE else None
 
     def all(self, tag: str) -> list["Element"]:
         """The children of one tag."""
