@@ -103,8 +103,8 @@ class Files:
             return None
 
     def canonical(self, name: str) -> str:
-        """The path with all links resolved: equal for two names of one file."""
-        return str(self.path(name).resolve())
+        """The path inside the root with all links resolved: equal for two names of one file."""
+        return "/" + str(self.path(name).resolve().relative_to(self.root.resolve()))
 
 
 @dataclass(frozen=True)

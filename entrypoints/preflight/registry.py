@@ -1,6 +1,6 @@
 """Every check, what it is called, which workloads need it, and where its rule comes from."""
 
-from entrypoints.preflight import container, gpu, hca, libraries, network, numa, pci, shape
+from entrypoints.preflight import container, gpu, gpu_state, hca, libraries, network, numa, pci, shape
 from entrypoints.preflight.model import DEEPEP, EVERY, V1, V2, Check
 
 ONLY_V1, ONLY_V2 = frozenset({V1}), frozenset({V2})
@@ -47,11 +47,11 @@ CHECKS: tuple[Check, ...] = (
     Check("gpu.handler", "NIC handler", ONLY_V1, gpu.handler, "NVSHMEM ibgda.cpp:4664-4679; DeepEP#509, #677, #397"),
     Check("gpu.profiling", "profiling rights", DEEPEP, gpu.profiling, "awsome-distributed-ai#1241"),
     Check("gpu.gdrdrv", "gdrdrv", DEEPEP, gpu.gdrdrv, "awsome-distributed-ai#1241"),
-    Check("gpu.peers", "GPU peer access", DEEPEP, gpu.peers, "NVML P2P status; DeepEP#584, #216"),
-    Check("gpu.nvlink", "NVLinks", DEEPEP, gpu.nvlink, "NVML NvLinkState"),
-    Check("gpu.health", "GPU memory errors", DEEPEP, gpu.health, "NVML ECC, retired pages, remapped rows"),
-    Check("gpu.throttling", "GPU slowdown", DEEPEP, gpu.throttling, "NVML clock event reasons"),
-    Check("gpu.clocks", "GPU clocks and persistence", DEEPEP, gpu.clocks, "NVML clocks, persistence mode"),
+    Check("gpu.peers", "GPU peer access", DEEPEP, gpu_state.peers, "NVML P2P status; DeepEP#584, #216"),
+    Check("gpu.nvlink", "NVLinks", DEEPEP, gpu_state.nvlink, "NVML NvLinkState"),
+    Check("gpu.health", "GPU memory errors", DEEPEP, gpu_state.health, "NVML ECC, retired pages, remapped rows"),
+    Check("gpu.throttling", "GPU slowdown", DEEPEP, gpu_state.throttling, "NVML clock event reasons"),
+    Check("gpu.clocks", "GPU clocks and persistence", DEEPEP, gpu_state.clocks, "NVML clocks, persistence mode"),
     Check("lib.identity", "one NVSHMEM, one NCCL", DEEPEP, libraries.identity, "NeMo Automodel#2614, sglang#12949, DeepEP#710"),
     Check("lib.transports", "NVSHMEM transports", ONLY_V1, libraries.transports, "nvshmem_transport_ibgda NEEDED list"),
     Check("lib.nvshmem", "NVSHMEM fits DeepEP", DEEPEP, libraries.nvshmem_pairing, "DeepEP#696, #564, #764"),

@@ -216,6 +216,11 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
     "container.memlock": [
         (several(write("proc/self/limits", limits(memlock="65536")), write("proc/self/status", status(UNPRIVILEGED))), "FAIL", "64 KiB"),
         (write("proc/self/limits", "Max locked memory   much"), "NOT_RUN", "limits"),
+        (
+            several(job(1), drop_hcas(0), write("proc/self/limits", limits("65536")), write("proc/self/status", status(UNPRIVILEGED))),
+            "WARN",
+            "without an HCA",
+        ),
     ],
     "container.nofile": [
         (write("proc/self/limits", limits(files="1024")), "WARN", "1024"),
@@ -328,6 +333,11 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (write("proc/driver/nvidia/params", params(dwords="", stream=0)), "WARN", "privileged"),
         (several(write("proc/driver/nvidia/params", params(dwords="")), write("proc/self/status", status(UNPRIVILEGED))), "FAIL", "unpriv"),
         (write("proc/driver/nvidia/params", params(stream=0)), "WARN", "EnableStreamMemOPs 0"),
+        (
+            several(job(1), write("proc/driver/nvidia/params", params(dwords="")), write("proc/self/status", status(UNPRIVILEGED))),
+            "WARN",
+            "one node",
+        ),
     ],
     "gpu.handler": [
         (env(NVSHMEM_IBGDA_NIC_HANDLER="cpu_host_memory"), "FAIL", "cpu_host_memory"),
@@ -390,6 +400,7 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
     "lib.nccl": [(lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"), "FAIL", "2.28.9")],
     "lib.ibstat": [
         (remove("usr/bin/ibstat"), "FAIL", "not installed"),
+        (several(job(1), remove("usr/bin/ibstat")), "WARN", "not installed"),
         (env(EP_NIC_NAME="mlx5_ib0"), "FAIL", "mlx5_ib0 is not among"),
         (drop_hcas(0), "NOT_RUN", "no HCA"),
     ],
