@@ -1,0 +1,1 @@
+"""The bench verb's parts: setup, launch, record, gate, table, ablation."""

@@ -1,0 +1,25 @@
+"""The preflight checks of this job, as a gate before a launch."""
+
+import os
+from typing import Any
+
+from entrypoints.bench.setup import Job
+from entrypoints.output import say
+
+
+def examine(job: Job) -> dict[str, Any]:
+    """Run the checks; failures and warnings are told on stderr. `failed` lists the ids of failed checks."""
+    from entrypoints.preflight.run import run_checks
+
+    environ = {**os.environ, "WORLD_SIZE": str(job.rendezvous.nodes)}
+    results = run_checks(job.workload.placement, job.topology, environ=environ)
+    for result in results:
+        if result.status in ("FAIL", "WARN"):
+            say(f"doctor {result.status} {result.id}: {result.evidence}; {result.remedy}")
+    counts = {status: sum(result.status == status for result in results) for status in ("PASS", "WARN", "FAIL", "NOT_RUN")}
+    say(f"doctor: {counts['PASS']} passed, {counts['WARN']} warnings, {counts['FAIL']} failed, {counts['NOT_RUN']} not run")
+    return {
+        "counts": counts,
+        "failed": [result.id for result in results if result.status == "FAIL"],
+        "checks": [result.to_json() for result in results],
+    }

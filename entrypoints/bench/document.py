@@ -1,0 +1,160 @@
+"""result.json (epbox.result/1): one record a node, merged by node rank."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from statistics import median
+from typing import Any
+
+from entrypoints.bench import identity
+from entrypoints.bench.launching import NodeRun, meaning
+from entrypoints.bench.setup import Job
+from entrypoints.workloads.timing import quantile
+
+SCHEMA = "epbox.result/1"
+#: Of several nodes' failures, the one that explains the others: wrong numbers, preflight, a dead rank, a hang, the rest.
+EXPLAINS = (6, 3, 2, 4, 5)
+
+
+def node_record(job: Job, launches: Sequence[NodeRun], hostname: str, doctor: dict[str, Any] | None) -> dict[str, Any]:
+    """What this node contributes. `ranks` are those of the launch that failed, else of the last."""
+    told = next((each for each in launches if each.exit_code), launches[-1] if launches else None)
+    record: dict[str, Any] = {
+        "node_rank": job.rendezvous.node_rank,
+        "hostname": hostname,
+        "plan": job.plan.to_json(),
+        "ranks": [rank.to_json() for rank in told.outcome.ranks] if told else [],
+        "doctor": doctor,
+        "exit_code": told.exit_code if told else 0,
+        "cause": told.cause if told else "",
+        "correctness": told.correctness if told else None,
+        "launches": [
+            {
+                "arm": each.arm or None,
+                "bind": each.bind,
+                "exit_code": each.exit_code,
+                "cause": each.cause,
+                "seconds": round(each.seconds, 3),
+            }
+            for each in launches
+        ],
+        "versions": identity.versions(),
+        "image": identity.image(),
+    }
+    record["runs"] = [
+        {**run, "launch": number, "bind": each.bind, **({"arm": each.arm} if each.arm else {})}
+        for number, each in enumerate(launches)
+        for run in each.runs
+    ]
+    return record
+
+
+def outcome(nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
+    """(exit code, cause) of all nodes together: a stop by signal first, then what explains the rest."""
+    failed = [node for node in nodes if node["exit_code"]]
+    if not failed:
+        return 0, ""
+
+    def weight(node: dict[str, Any]) -> tuple[int, bool, int]:
+        code = node["exit_code"]
+        place = -1 if code > 128 else EXPLAINS.index(code) if code in EXPLAINS else len(EXPLAINS)
+        # A rank that a signal ended is a cause; ranks that lost their peer exit by themselves.
+        return place, "SIG" not in node["cause"], node["node_rank"]
+
+    worst = min(failed, key=weight)
+    cause = worst["cause"]
+    if len(nodes) > 1 and not cause.startswith("node "):
+        cause = f"node {worst['node_rank']} ({worst['hostname']}): {cause}"
+    return worst["exit_code"], cause
+
+
+def correctness(job: Job, nodes: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
+    """Whether the numbers were right. DeepEP's tests assert; their exit code is the verdict."""
+    told = next((node["correctness"] for node in nodes if node.get("correctness")), None)
+    if told is not None:
+        return {**told, "passed": bool(told.get("passed")) and code == 0}
+    runs = [run for node in nodes for run in node["runs"]]
+    return {
+        "passed": code == 0,
+        "source": "the test's assertions, by the exit code of every rank",
+        "cases": max((int(run.get("passed_cases") or 0) for run in runs), default=0),
+    }
+
+
+def summarise(runs: Sequence[dict[str, Any]], several_nodes: bool) -> list[dict[str, Any]]:
+    """Median and spread per operation over the runs of each arm. `gbps` is RDMA over nodes, NVL within one."""
+    key = "rdma_gbps" if several_nodes else "nvl_gbps"
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        for best in run.get("best", ()):
+            found.setdefault((run.get("arm"), best["op"], best.get("dtype")), []).append(best)
+    rows = []
+    for (arm, op, dtype), bests in found.items():
+        values = [float(best[key]) for best in bests if best.get(key) is not None]
+        if not values:
+            continue
+        rows.append(
+            {
+                **({"arm": arm} if arm else {}),
+                "op": op,
+                "dtype": dtype,
+                "direction": "RDMA" if several_nodes else "NVL",
+                "median_gbps": round(median(values), 4),
+                "min_gbps": min(values),
+                "max_gbps": max(values),
+                "p25_gbps": round(quantile(values, 0.25), 4),
+                "p75_gbps": round(quantile(values, 0.75), 4),
+                "runs": len(values),
+            }
+        )
+    return rows
+
+
+def result(job: Job, nodes: Sequence[dict[str, Any]], code: int, verdict: str, started: datetime) -> dict[str, Any]:
+    """The whole document. `runs` are node 0's: every node of DeepEP's tests prints the same ones."""
+    own = nodes[0]
+    runs = own["runs"]
+    return {
+        "schema": SCHEMA,
+        "created": started.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "workload": job.prepared.workload,
+        "why": job.why,
+        "status": "failed" if code else "ok",
+        "exit_code": code,
+        "verdict": verdict,
+        "shape": job.prepared.shape,
+        "bind": "ablation" if job.args.ablate else str(job.bind),
+        "notes": list(job.prepared.notes),
+        "runs": runs,
+        "summary": summarise(runs, job.rendezvous.nodes > 1),
+        "correctness": correctness(job, nodes, 0 if code == 7 else code),
+        "nodes": [strip(node) for node in nodes],
+        "rendezvous": {"nodes": job.rendezvous.nodes, "master_port": job.rendezvous.master_port, "source": job.rendezvous.source},
+        "engine": identity.engine(),
+        "image": own["image"],
+        "versions": own["versions"],
+    }
+
+
+def strip(node: dict[str, Any]) -> dict[str, Any]:
+    """A node without what the document tells once for all; other nodes keep their own runs and versions."""
+    alone = ("image", "versions", "runs") if node["node_rank"] == 0 else ()
+    return {key: value for key, value in node.items() if key not in alone}
+
+
+def index_line(document: dict[str, Any], folder: str) -> dict[str, Any]:
+    """One line of index.jsonl: enough to list and plot results without opening them."""
+    keys = ("created", "workload", "status", "exit_code", "verdict", "shape", "bind", "summary", "engine")
+    return {"result": f"{folder}/result.json", **{key: document[key] for key in keys}}
+
+
+def verdict(job: Job, nodes: Sequence[dict[str, Any]], code: int, cause: str) -> str:
+    """One line that tells how it went."""
+    shape = job.prepared.shape
+    place = f"{shape['nodes']} node(s) x {shape['ranks_per_node']} rank(s)"
+    if code:
+        return f"{meaning(code)}: {cause}"
+    rows = summarise(nodes[0]["runs"], job.rendezvous.nodes > 1)
+    if job.args.ablate or not rows:
+        return f"{job.prepared.workload} on {place}: numbers right"
+    parts = ", ".join(f"{r['op']}{' ' + r['dtype'].upper() if r['dtype'] else ''} {r['median_gbps']:.2f}" for r in rows)
+    return f"{job.prepared.workload} on {place}: numbers right; GB/s ({rows[0]['direction']}) {parts}"

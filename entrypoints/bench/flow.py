@@ -1,0 +1,175 @@
+"""bench from start to end: job, preflight, meeting the other nodes, launches, one document, one verdict."""
+
+import json
+import os
+import socket
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from entrypoints.bench import ablate, doctor, document, gate, identity, show
+from entrypoints.bench.launching import NodeRun, commands, launch
+from entrypoints.bench.outdir import open_folder
+from entrypoints.bench.setup import Job, make_job, rank_python
+from entrypoints.errors import EPBoxError, PreflightFailed
+from entrypoints.launch.agreement import check_agreement
+from entrypoints.launch.session import Session
+from entrypoints.output import emit_json, say, write_atomically
+
+#: Beside the slowest node: how long node 0 waits for another node's record after its own ranks ended.
+GATHER_S = 60.0
+
+
+def bench(args: Namespace) -> int:
+    """The verb. Returns the exit code of the contract; EPBoxError for what stops it before a rank starts."""
+    job = make_job(args, os.environ)
+    if args.dry_run:
+        return dry_run(job)
+    rank_python(os.environ)
+    gate.check_possible(args, job)
+    folder = open_folder(args.out)
+    started = datetime.now(timezone.utc)
+    place = f"{job.rendezvous.nodes} node(s) x {len(job.plan.ranks)} rank(s)"
+    say(f"epbox bench: {job.prepared.workload} ({job.why}), {place}; results in {folder}")
+    for text in (*job.plan.warnings, *job.prepared.notes):
+        say(f"epbox bench: {text}")
+    checked = None if args.no_doctor else doctor.examine(job)
+    write_atomically(folder / _name(job, "plan", "json"), json.dumps(job.plan.to_json(), indent=2) + "\n")
+    with Session(job.rendezvous) as session:
+        meet(job, session, checked)
+        launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session)
+        own = document.node_record(job, launches, socket.gethostname(), checked)
+        nodes = gather(job, session, own)
+    return conclude(job, nodes, folder, started)
+
+
+def _name(job: Job, stem: str, suffix: str) -> str:
+    """plan.json on node 0, plan.node-1.json on node 1: nodes may share the folder."""
+    return f"{stem}.{suffix}" if job.rendezvous.node_rank == 0 else f"{stem}.node-{job.rendezvous.node_rank}.{suffix}"
+
+
+def meet(job: Job, session: Session, checked: dict[str, Any] | None) -> None:
+    """All nodes must be there, agree, and have passed their preflight. Every node raises the same error."""
+    facts: dict[str, Any] = {
+        "hostname": socket.gethostname(),
+        "lock": (identity.image() or {}).get("lock"),
+        "ranks": len(job.plan.ranks),
+        "workload": f"{job.prepared.workload} {json.dumps(job.prepared.shape)} runs={job.args.runs} ablate={job.args.ablate}",
+        "doctor": [] if checked is None or job.args.force else checked["failed"],
+    }
+    if job.prepared.workload == "alltoall":
+        # Two nodes may share a host name here: nothing takes it for the node.
+        facts["hostname"] += f"/{job.rendezvous.node_rank}"
+    else:
+        facts["rails"] = [rank.hca for rank in job.plan.ranks]
+    everyone = session.open(facts, job.args.join_timeout)
+    check_agreement(everyone)
+    bad = [(rank, fact) for rank, fact in enumerate(everyone) if fact.get("doctor")]
+    if bad:
+        told = "; ".join(f"node {rank} ({fact['hostname']}): {', '.join(fact['doctor'])}" for rank, fact in bad)
+        raise PreflightFailed(f"preflight failed: {told}", hint="epbox doctor tells more; --force runs in spite of it")
+
+
+def repeat(job: Job, folder: Path, session: Session) -> list[NodeRun]:
+    """--runs launches of the same binding; the first failure ends them."""
+    launches: list[NodeRun] = []
+    for number in range(job.args.runs):
+        logs = folder if job.args.runs == 1 else folder / f"run-{number + 1}"
+        if job.args.runs > 1:
+            say(f"epbox bench: run {number + 1} of {job.args.runs}")
+        launches.append(launch(job, job.bind, logs, session))
+        if launches[-1].exit_code:
+            break
+    return launches
+
+
+def gather(job: Job, session: Session, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of all nodes; of those that answer when the run has failed, of all when it has not."""
+    try:
+        return session.gather(own, GATHER_S)
+    except EPBoxError as error:
+        if not own["exit_code"]:
+            own = {**own, "exit_code": error.exit_code, "cause": str(error)}
+        return [own]
+
+
+def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: datetime) -> int:
+    """Write, show, and give the exit code."""
+    code, cause = document.outcome(nodes)
+    verdict = document.verdict(job, nodes, code, cause)
+    if code == 0:
+        code, missed = gate.judge(job, nodes)
+        verdict = f"{missed}; {verdict}" if missed else verdict
+    whole = document.result(job, nodes, code, verdict, started)
+    if job.args.ablate and not code:
+        whole["ablation"] = ablate.compare(whole)
+    findings = diagnosis(folder) if code in (4, 5) else []
+    if findings:
+        whole["findings"] = findings
+    write_atomically(folder / _name(job, "result", "json"), json.dumps(whole, indent=2) + "\n")
+    if job.rendezvous.node_rank == 0:
+        append_index(folder, whole)
+        say("\n" + show.whole(whole))
+        if "ablation" in whole:
+            say("\n" + ablate.show(whole["ablation"]))
+    elif code:
+        say(f"FAILED: {verdict}")
+    for finding in findings[:1]:
+        say(f"likely cause: {finding.get('cause')}; {finding.get('remedy')}")
+    say(f"result: {folder / _name(job, 'result', 'json')}")
+    if job.args.format == "json":
+        emit_json(whole)
+    return code
+
+
+def append_index(folder: Path, whole: dict[str, Any]) -> None:
+    """One line in index.jsonl beside the folder; a single write, so that parallel runs do not mix."""
+    line = json.dumps(document.index_line(whole, folder.name)) + "\n"
+    with suppress(OSError):
+        handle = os.open(folder.resolve().parent / "index.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+
+def diagnosis(folder: Path) -> list[dict[str, Any]]:
+    """What the log signatures say of a failure; nothing where they cannot be read."""
+    try:
+        from dataclasses import asdict
+
+        from entrypoints.diagnosis.match import diagnose_paths
+    except ImportError:
+        return []
+    with suppress(EPBoxError, OSError):
+        found = diagnose_paths([folder])
+        return [each.to_json() if hasattr(each, "to_json") else asdict(each) for each in found][:20]
+    return []
+
+
+def dry_run(job: Job) -> int:
+    """What would be started, as text or JSON."""
+    ranks = [
+        {
+            "rank": command.rank,
+            "argv": list(command.argv),
+            "env": {**command.env, **command.plan.env},
+            "cpus": command.plan.to_json()["cpus"],
+        }
+        for command in commands(job)
+    ]
+    if job.args.format == "json":
+        emit_json(
+            {"workload": job.prepared.workload, "why": job.why, "shape": job.prepared.shape, "plan": job.plan.to_json(), "ranks": ranks}
+        )
+        return 0
+    say(f"{job.prepared.workload} ({job.why}); shape {json.dumps(job.prepared.shape)}")
+    for text in (*job.plan.warnings, *job.prepared.notes):
+        say(f"note: {text}")
+    for rank in ranks:
+        env = " ".join(f"{name}={value}" for name, value in rank["env"].items())
+        say(f"rank {rank['rank']} on CPUs {rank['cpus'] or 'any'}: {env} {' '.join(rank['argv'])}")
+    return 0

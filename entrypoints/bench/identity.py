@@ -1,0 +1,108 @@
+"""What is running: versions by package metadata (nothing is imported), and the image's own files."""
+
+import hashlib
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from entrypoints.errors import UsageError
+from entrypoints.toml import load_toml
+
+#: The image keeps its recipe, lock and label files here.
+HOME = Path("/opt/epbox")
+#: Distributions that decide how DeepEP behaves; only those present are listed.
+DISTRIBUTIONS = (
+    "torch",
+    "deep_ep",
+    "nvidia-nvshmem-cu12",
+    "nvidia-nvshmem-cu13",
+    "nvidia-nccl-cu12",
+    "nvidia-nccl-cu13",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cuda-runtime-cu13",
+    "nvidia-cuda-runtime",
+    "numpy",
+    "psutil",
+    "nvidia-ml-py",
+)
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def own_version(home: Path = HOME) -> str:
+    """EPBox's version: what the image was built with, else the checkout's pyproject.toml."""
+    if os.environ.get("EPBOX_VERSION"):
+        return os.environ["EPBOX_VERSION"]
+    for folder in (Path(__file__).resolve().parents[2], home):
+        try:
+            return str(load_toml(folder / "pyproject.toml")["project"]["version"])
+        except (KeyError, UsageError):
+            continue
+    return "unknown"
+
+
+def versions(home: Path = HOME) -> dict[str, str]:
+    """epbox, python, kernel, and each known distribution that is installed."""
+    found = {"epbox": own_version(home), "python": platform.python_version(), "kernel": platform.release(), "machine": platform.machine()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    try:
+        # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  ..."
+        words = DRIVER.read_text(encoding="ascii", errors="replace").splitlines()[0].split()
+        found["nvidia-driver"] = next(word for word in words if word[:1].isdigit() and word.count(".") >= 1)
+    except (OSError, IndexError, StopIteration):
+        pass
+    return found
+
+
+def image(home: Path = HOME) -> dict[str, Any] | None:
+    """Name, id, recipe and lock digest of the image this runs in; None outside an image."""
+    files = {path.stem: value for path in sorted(home.glob("*.json")) if (value := _read_json(path)) is not None}
+    lock = home / "lock.json"
+    if not files and not (home / "recipe.toml").is_file():
+        return None
+    labels: dict[str, Any] = next((files[name] for name in ("image", "labels") if isinstance(files.get(name), dict)), {})
+    return {
+        "name": os.environ.get("EPBOX_IMAGE") or labels.get("name"),
+        "id": os.environ.get("EPBOX_IMAGE_ID") or labels.get("id"),
+        "recipe": recipe_name(home) or labels.get("recipe"),
+        "lock": digest(lock),
+        "labels": labels,
+    }
+
+
+def recipe_name(home: Path = HOME) -> str | None:
+    try:
+        recipe = load_toml(home / "recipe.toml")
+    except UsageError:
+        return None
+    name = recipe.get("name") or recipe.get("recipe")
+    return str(name) if isinstance(name, str) else None
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, as OCI writes digests; None where it is absent."""
+    try:
+        return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def engine() -> str:
+    """EPBOX_ENGINE where the starter says so; else docker when this is a container, host when not."""
+    told = os.environ.get("EPBOX_ENGINE")
+    if told:
+        return told
+    return "docker" if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() else "host"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

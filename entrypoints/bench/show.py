@@ -1,0 +1,107 @@
+"""Tables for people."""
+
+from typing import Any
+
+from entrypoints.output import table
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    return "-" if value is None else f"{float(value):.{digits}f}"
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['op']} {row['dtype'].upper()}" if row.get("dtype") else str(row["op"])
+
+
+def placement(document: dict[str, Any]) -> str:
+    """Where each rank was: from the evidence where the kernel told, else from the plan."""
+    rows = []
+    for node in document["nodes"]:
+        plans = {rank["local_rank"]: rank for rank in node["plan"]["ranks"]}
+        for rank in node["ranks"]:
+            plan = plans.get(rank["local_rank"], {})
+            gpu = plan.get("gpu") or {}
+            seen = rank.get("evidence") or {}
+            memory = seen.get("memory") or plan.get("memory") or {}
+            policy = memory.get("policy") or "default"
+            on = ",".join(map(str, memory.get("nodes") or ()))
+            rows.append(
+                [
+                    rank["rank"],
+                    node["hostname"],
+                    gpu.get("index", "-") if gpu else "-",
+                    plan.get("hca") or "-",
+                    seen.get("cpus") or plan.get("cpus") or "-",
+                    f"{policy} {on}".strip(),
+                    "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
+                ]
+            )
+    return table(["rank", "host", "GPU", "HCA", "CPUs", "memory", "end"], rows)
+
+
+def bandwidth(document: dict[str, Any]) -> str:
+    """Best rows of each run; with several runs their median and spread."""
+    runs = document["runs"]
+    if len(runs) == 1 and runs[0].get("best"):
+        rows = []
+        for best in runs[0]["best"]:
+            spread = best.get("us") or {}
+            between = f"{spread['p25']:.1f} .. {spread['p75']:.1f}" if spread else "-"
+            settings = "/".join(str(best.get(name)) for name in ("sms", "nvl_chunk", "rdma_chunk")) if best.get("sms") else "-"
+            rows.append(
+                [
+                    _label(best),
+                    _number(best.get("rdma_gbps")),
+                    _number(best.get("nvl_gbps")),
+                    _number(best.get("transmit_us"), 1),
+                    between,
+                    settings,
+                ]
+            )
+        return table(["operation", "GB/s (RDMA)", "GB/s (NVL)", "us", "us p25 .. p75", "SMs/NVL/RDMA chunk"], rows)
+    rows = [
+        [
+            _label(row),
+            _number(row["median_gbps"]),
+            f"{row['min_gbps']:.2f} .. {row['max_gbps']:.2f}",
+            row["direction"],
+            row["runs"],
+        ]
+        for row in document["summary"]
+    ]
+    return table(["operation", "median GB/s", "min .. max", "direction", "runs"], rows) if rows else ""
+
+
+def low_latency(document: dict[str, Any]) -> str:
+    """What the low-latency test prints, rank by rank."""
+    rows = [
+        [entry.get(key, "-") for key in keys]
+        for run in document["runs"]
+        for entry in run.get("low_latency") or ()
+        if isinstance(entry, dict) and (keys := list(entry))
+    ]
+    first = next((e for run in document["runs"] for e in run.get("low_latency") or () if isinstance(e, dict)), None)
+    return table(list(first), rows) if first else ""
+
+
+def ending(document: dict[str, Any]) -> str:
+    """Correctness and verdict."""
+    found = document["correctness"]
+    checked = found.get("received_tokens_checked")
+    lines = []
+    if found.get("passed") and checked:
+        lines.append(
+            f"correct: {found['cases']} cases; {checked} received and {found['combined_tokens_checked']} combined tokens as computed locally"
+        )
+    lines.append(f"{document['status'].upper()}: {document['verdict']}")
+    return "\n".join(lines)
+
+
+def whole(document: dict[str, Any]) -> str:
+    """Everything, in reading order."""
+    parts = [placement(document), bandwidth(document) if document["status"] == "ok" or document["runs"] else "", low_latency(document)]
+    if any(run.get("test") in ("alltoall", "internode") for run in document["runs"]):
+        parts.append(
+            "Algorithm bandwidth as DeepEP counts it: RDMA = a token for every node it goes to, the local one too; NVL = tokens received."
+        )
+    return "\n\n".join(part for part in [*parts, ending(document)] if part)
