@@ -1,0 +1,216 @@
+"""`nvidia-smi topo -m` text in every form in which people paste it."""
+
+import itertools
+import random
+
+import pytest
+
+from entrypoints.errors import UsageError
+from entrypoints.topology import load, path_level
+from entrypoints.topology.model import Topology
+from entrypoints.topology.smi_matrix import parse_matrix
+
+CLEAN = """\
+\tGPU0\tGPU1\tGPU2\tGPU3\tNIC0\tNIC1\tNIC2\tNIC3\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID
+GPU0\t X \tNV18\tNV18\tNV18\tPIX\tNODE\tSYS\tSYS\t0-31,64-95\t0\t\tN/A
+GPU1\tNV18\t X \tNV18\tNV18\tNODE\tPIX\tSYS\tSYS\t0-31,64-95\t0\t\tN/A
+GPU2\tNV18\tNV18\t X \tNV18\tSYS\tSYS\tPXB\tNODE\t32-63,96-127\t1\t\tN/A
+GPU3\tNV18\tNV18\tNV18\t X \tSYS\tSYS\tNODE\tPHB\t32-63,96-127\t1\t\tN/A
+NIC0\tPIX\tNODE\tSYS\tSYS\t X \tNODE\tSYS\tSYS
+NIC1\tNODE\tPIX\tSYS\tSYS\tNODE\t X \tSYS\tSYS
+NIC2\tSYS\tSYS\tPXB\tNODE\tSYS\tSYS\t X \tNODE
+NIC3\tSYS\tSYS\tNODE\tPHB\tSYS\tSYS\tNODE\t X
+
+Legend:
+
+  X    = Self
+  SYS  = Connection traversing PCIe as well as the SMP interconnect between NUMA nodes (e.g., QPI/UPI)
+  NV#  = Connection traversing a bonded set of # NVLinks
+
+NIC Legend:
+
+  NIC0: mlx5_0
+  NIC1: mlx5_3
+  NIC2: mlx5_bond_0
+  NIC3: rocep1s0f1
+"""
+LEVELS = {0: "PIX NODE SYS SYS", 1: "NODE PIX SYS SYS", 2: "SYS SYS PXB NODE", 3: "SYS SYS NODE PHB"}
+NAMES = ["mlx5_0", "mlx5_3", "mlx5_bond_0", "rocep1s0f1"]
+
+
+def expect_clean(topology: Topology) -> None:
+    assert [gpu.index for gpu in topology.gpus] == [0, 1, 2, 3]
+    assert [gpu.numa_node for gpu in topology.gpus] == [0, 0, 1, 1]
+    assert [gpu.nvlink for gpu in topology.gpus] == [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]
+    assert [hca.name for hca in topology.hcas] == NAMES
+    assert [hca.numa_node for hca in topology.hcas] == [0, 0, 1, 1]
+    for gpu in topology.gpus:
+        assert " ".join(path_level(topology, gpu, hca) or "?" for hca in topology.hcas) == LEVELS[gpu.index]
+
+
+def test_clean_matrix_has_levels_nodes_nvlink_and_names() -> None:
+    topology = parse_matrix(CLEAN, "m.txt")
+    expect_clean(topology)
+    assert topology.warnings == ()
+    # The CPU column of nvidia-smi is cut and glued; it is no source of CPUs.
+    assert topology.cpus == ()
+
+
+FORMS = {
+    "spaces for tabs": CLEAN.expandtabs(8),
+    "single spaces": "\n".join(" ".join(line.split()) for line in CLEAN.splitlines()),
+    "quoted mail": "\n".join(f"> {line}" for line in CLEAN.splitlines()),
+    "Markdown fence": f"Here it is:\n```\n{CLEAN}```\n",
+    "Markdown table": "\n".join(f"| {' | '.join(line.split(chr(9)))} |" if "\t" in line else line for line in CLEAN.splitlines()),
+    "pdsh": "\n".join(f"node-17.cluster: {line}" for line in CLEAN.splitlines()),
+    "Windows line ends": CLEAN.replace("\n", "\r\n"),
+    "colour codes": CLEAN.replace("GPU0\tGPU1", "\x1b[4mGPU0\tGPU1", 1).replace("ID\n", "ID\x1b[0m\n", 1),
+    "colour codes without ESC": CLEAN.replace("GPU0\tGPU1", "[4mGPU0\tGPU1", 1).replace("ID\n", "ID[0m\n", 1),
+    "comments before": f"# host a\n# note: GPU0 is old\n\n{CLEAN}",
+    "prompt before": f"root@host:~# nvidia-smi topo -m\n{CLEAN}root@host:~#\n",
+    "GPU list before": f"GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)\nGPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\n{CLEAN}",
+    "CPU column cut": CLEAN.replace("0-31,64-95", "0,2,4,6,8,10").replace("32-63,96-127", "1,3,5,7,9,11"),
+    "NUMA column glued": CLEAN.replace("0-31,64-95\t0\t", "0-31,64-950\t").replace("32-63,96-127\t1\t", "32-63,96-1271\t"),
+    "header broken": CLEAN.replace("\tNIC2\tNIC3\tCPU", "\nNIC2\tNIC3\tCPU", 1),
+    "header broken before the titles": CLEAN.replace("\tCPU Affinity", "\nCPU Affinity", 1),
+    "rows broken": CLEAN.replace("SYS\tSYS\t0-31", "SYS\nSYS\t0-31"),
+    "legend first": CLEAN[CLEAN.index("NIC Legend") :] + CLEAN[: CLEAN.index("Legend:")],
+    "second matrix": f"{CLEAN}\nother host\n{CLEAN.replace('PIX', 'SYS')}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_reads_alike(form: str) -> None:
+    expect_clean(parse_matrix(FORMS[form], "m.txt"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_of_windows_shells(tmp_path, encoding: str) -> None:
+    file = tmp_path / "anything.bin"
+    file.write_bytes(CLEAN.encode(encoding))
+    expect_clean(load(str(file)))
+
+
+def test_header_lost() -> None:
+    topology = parse_matrix(CLEAN.split("\n", 1)[1], "m.txt")
+    assert [gpu.index for gpu in topology.gpus] == [0, 1, 2, 3]
+    assert " ".join(topology.levels[0, f"NIC{i}"] for i in range(4)) == LEVELS[0]
+    assert any("header is missing" in warning for warning in topology.warnings)
+
+
+def test_rows_of_nics_stand_in_for_missing_rows_of_gpus() -> None:
+    lines = [line for line in CLEAN.splitlines() if not line.startswith(("GPU2", "GPU3"))]
+    topology = parse_matrix("\n".join(lines), "m.txt")
+    for gpu in topology.gpus:
+        assert " ".join(path_level(topology, gpu, hca) or "?" for hca in topology.hcas) == LEVELS[gpu.index]
+    assert any("GPU2, GPU3" in warning and "m.txt:1" in warning for warning in topology.warnings)
+
+
+def test_upper_triangle_is_enough() -> None:
+    text = "\tGPU0\tGPU1\tNIC0\nGPU0\t X \tNV4\tPIX\nGPU1\t\t X \tSYS\n"
+    topology = parse_matrix(text.replace("\t\t X", "\tNV4\t X"), "m.txt")
+    assert topology.levels == {(0, "NIC0"): "PIX", (1, "NIC0"): "SYS"}
+
+
+def test_without_legend_nics_keep_their_labels() -> None:
+    topology = parse_matrix(CLEAN[: CLEAN.index("NIC Legend")], "m.txt")
+    assert [(hca.id, hca.name) for hca in topology.hcas] == [(f"NIC{i}", None) for i in range(4)]
+    assert any("NIC0 to NIC3" in warning for warning in topology.warnings)
+
+
+def test_a_row_with_a_lost_cell_is_not_believed() -> None:
+    damaged = CLEAN.replace("GPU2\tNV18\tNV18\t X \tNV18\tSYS", "GPU2\tNV18\tNV18\t X \tSYS", 1)
+    topology = parse_matrix(damaged, "m.txt")
+    # NIC rows still tell the levels of GPU2.
+    assert " ".join(topology.levels[2, f"NIC{i}"] for i in range(4)) == LEVELS[2]
+    assert any("m.txt:4" in warning and "GPU2" in warning for warning in topology.warnings)
+
+
+def test_contradiction_is_told_with_both_lines() -> None:
+    topology = parse_matrix(CLEAN.replace("NIC3\tSYS\tSYS\tNODE\tPHB", "NIC3\tSYS\tSYS\tNODE\tPIX"), "m.txt")
+    assert topology.levels[3, "NIC3"] == "PHB"
+    assert any("m.txt:9" in warning and "line 5" in warning for warning in topology.warnings)
+
+
+def test_grace_lists_name_the_node_with_cpus_and_the_memory_node() -> None:
+    text = (
+        "\tGPU0\tGPU1\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\n"
+        "GPU0\t X \tNV18\tSYS\t0-71\t0,3-9,11-17\t2\nGPU1\tNV18\t X \tSYS\t72-143\t1,19-25,27-33\t18\n"
+    )
+    topology = parse_matrix(text, "m.txt")
+    assert [gpu.numa_node for gpu in topology.gpus] == [0, 1]
+    assert {node.id: node.gpu_memory for node in topology.numa_nodes} == {0: False, 1: False, 2: True, 18: True}
+
+
+def test_a_range_of_nodes_is_no_node() -> None:
+    topology = parse_matrix("\tGPU0\tNIC0\tCPU Affinity\tNUMA Affinity\nGPU0\t X \tPHB\t0-63\t0-1\n", "m.txt")
+    assert topology.gpus[0].numa_node is None
+    assert any("0-1" in warning for warning in topology.warnings)
+
+
+def test_drivers_of_old_call_nics_by_name_and_sys_soc(data) -> None:
+    topology = load(str(data / "old-driver-names.txt"))
+    assert [hca.name for hca in topology.hcas] == ["mlx5_0", "mlx5_1"]
+    assert topology.levels == {(0, "mlx5_0"): "PIX", (0, "mlx5_1"): "SYS", (1, "mlx5_0"): "SYS", (1, "mlx5_1"): "PHB"}
+
+
+def test_prompt_table_colour_and_glue_at_once(data) -> None:
+    topology = load(str(data / "ansi-glued-prompt.txt"))
+    assert [gpu.numa_node for gpu in topology.gpus] == [0, 1]
+    assert [hca.name for hca in topology.hcas] == ["mlx5_0", "mlx5_1", "roceP2p1s0f0"]
+    assert topology.levels[1, "NIC2"] == "PXB"
+
+
+def test_rocm_smi_tables_give_nodes_and_links() -> None:
+    head = "=========== Weight between two GPUs ===========\n       GPU0         GPU1\nGPU0   0            15\nGPU1   15           0\n"
+    links = "=========== Link Type between two GPUs ========\n       GPU0         GPU1\nGPU0   0            XGMI\nGPU1   XGMI         0\n"
+    nodes = "GPU[0]\t\t: (Topology) Numa Node: 3\nGPU[0]\t\t: (Topology) Numa Affinity: 3\nGPU[1]\t\t: (Topology) Numa Node: -1\n"
+    topology = parse_matrix(head + links + nodes, "m.txt")
+    assert [gpu.numa_node for gpu in topology.gpus] == [3, None]
+    assert [gpu.nvlink for gpu in topology.gpus] == [(1,), (0,)]
+
+
+def test_sixteen_gpus_and_double_digit_nics() -> None:
+    names = [*(f"GPU{i}" for i in range(16)), *(f"NIC{i}" for i in range(12))]
+    lines = ["\t" + "\t".join(names) + "\tCPU Affinity\tNUMA Affinity"]
+    for name in names[:16]:
+        number = int(name[3:])
+        cells = [" X " if other == name else "NV6" if other.startswith("GPU") else "PIX" if int(other[3:]) == number else "SYS" for other in names]
+        lines.append("\t".join([name, *cells, "0-23", str(number // 8)]))
+    topology = parse_matrix("\n".join(lines), "m.txt")
+    assert len(topology.gpus) == 16
+    assert [hca.label for hca in topology.hcas] == [f"NIC{i}" for i in range(12)]
+    assert topology.levels[11, "NIC11"] == "PIX"
+
+
+def test_order_of_rows_and_columns_does_not_matter() -> None:
+    lines = CLEAN.splitlines()
+    rows = [line.split("\t") for line in lines[1:9]]
+    expected = parse_matrix(CLEAN, "m.txt")
+    random.seed(5)
+    for _ in range(20):
+        order = random.sample(range(1, 9), 8)
+        names = [lines[0].split("\t")[i] for i in order]
+        shuffled = ["\t" + "\t".join(names) + "\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID"]
+        for row in random.sample(rows, 8):
+            shuffled.append("\t".join([row[0], *(row[i] for i in order), *row[9:]]))
+        topology = parse_matrix("\n".join([*shuffled, *lines[9:]]), "m.txt")
+        assert topology.levels == expected.levels
+        assert topology.gpus == expected.gpus
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["GPU0 GPU1 NIC0 CPU Affinity\n", "\tGPU0\tGPU1\n\nLegend:\n  X = Self\n", "GPU0 is hot\n", "\tGPU0\tGPU1\nGPU0\tNV1\tX\nGPU1\tX\tNV1\n"],
+)
+def test_no_usable_row_is_an_error_with_a_line(text: str) -> None:
+    with pytest.raises(UsageError, match=r"m\.txt:1"):
+        parse_matrix(text, "m.txt")
+
+
+def test_renaming_nics_changes_names_only() -> None:
+    for names in itertools.islice(itertools.permutations(NAMES), 6):
+        text = CLEAN[: CLEAN.index("  NIC0:")] + "".join(f"  NIC{i}: {name}\n" for i, name in enumerate(names))
+        topology = parse_matrix(text, "m.txt")
+        assert [hca.name for hca in topology.hcas] == list(names)
+        assert topology.levels == parse_matrix(CLEAN, "m.txt").levels
