@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from entrypoints.errors import UsageError
+from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
 from .build import BuildOptions, Image, build
@@ -41,6 +41,7 @@ class BenchOptions:
 class Node(Protocol):
     """One node of the run: a container, or a process of this host."""
 
+    def start(self) -> None: ...
     def lines(self) -> Iterator[str]: ...
     def wait(self) -> int: ...
     def stop(self) -> None: ...
@@ -59,12 +60,19 @@ def bench(options: BenchOptions) -> int:
         image = build(BuildOptions(recipe, engine=options.engine))
     out = options.out or ROOT / "results" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     out.mkdir(parents=True, exist_ok=True)
+    import docker
+    import requests
+
     with _interruptible():
         nodes: list[Node] = []
         try:
             for rank in range(options.nodes):
-                nodes.append(_start(image, options, rank, out, gpus))
+                nodes.append(_node(image, options, rank, out, gpus))
+            for node in nodes:
+                node.start()
             code = _watch(nodes)
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            raise EngineError(f"a container does not start: {getattr(error, 'explanation', None) or error}") from None
         finally:
             for node in nodes:
                 node.remove()
@@ -95,7 +103,7 @@ def node_arguments(options: BenchOptions, rank: int, out: str, gpus: int) -> lis
     return [*words, *options.arguments]
 
 
-def _start(image: Image | None, options: BenchOptions, rank: int, out: Path, gpus: int) -> Node:
+def _node(image: Image | None, options: BenchOptions, rank: int, out: Path, gpus: int) -> Node:
     if image is None:
         return _Process(node_arguments(options, rank, str(out), gpus))
     return _Container(image, node_arguments(options, rank, "/results", gpus), rank, out, gpus)
@@ -149,8 +157,9 @@ class _Container:
         extra: dict[str, Any] = {}
         if gpus:
             extra["device_requests"] = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
-        if Path("/dev/infiniband").is_dir():
+        if any(Path("/dev/infiniband").glob("uverbs*")):
             extra["devices"] = ["/dev/infiniband"]
+            extra["ulimits"] = [docker.types.Ulimit(name="memlock", soft=-1, hard=-1)]  # RDMA pins its memory
         self._container = image.engine.client().containers.create(
             image.id,
             list(command),
@@ -161,11 +170,12 @@ class _Container:
             environment={"EPBOX_IMAGE": image.name, "EPBOX_IMAGE_ID": image.id, "EPBOX_ENGINE": "docker"},
             volumes={str(out.resolve()): {"bind": "/results", "mode": "rw"}},
             cap_add=["SYS_NICE", "IPC_LOCK"],  # memory policy; pinned memory for RDMA
-            ulimits=[docker.types.Ulimit(name="memlock", soft=-1, hard=-1)],
             shm_size="1g",
             user=f"{os.getuid()}:{os.getgid()}",  # so that the results belong to who asked for them
             **extra,
         )
+
+    def start(self) -> None:
         self._container.start()
 
     def lines(self) -> Iterator[str]:
@@ -195,11 +205,14 @@ class _Process:
     """A node that is a process of this host; two of them share its host name."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        environment = {**os.environ, "EPBOX_ENGINE": "host", "PYTHONPATH": str(ROOT)}
+        self._command = [sys.executable, "-m", "entrypoints", *command]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "entrypoints", *command],
+            self._command,
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "EPBOX_ENGINE": "host", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -207,19 +220,21 @@ class _Process:
         )
 
     def lines(self) -> Iterator[str]:
-        assert self._process.stdout is not None
+        assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
             yield line.decode(errors="replace")
 
     def wait(self) -> int:
+        assert self._process is not None
         code = self._process.wait()
         return code if code >= 0 else 128 - code
 
     def stop(self) -> None:
-        self._process.terminate()
+        if self._process is not None:
+            self._process.terminate()
 
     def remove(self) -> None:
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(_STOP_SECONDS)

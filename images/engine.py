@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import docker
 
 ENGINES = ("auto", "docker", "host")
+DEFAULT_URL = "unix:///var/run/docker.sock"
+CLI_FOLDERS = ("/usr/bin", "/usr/local/bin")  # searched after PATH
 WAYS = (
     "start a Docker daemon; or set DOCKER_HOST to one; or run as root on Debian or Ubuntu, where a private one is installed and started; "
     "or run the same program without an image: --engine host"
@@ -57,7 +59,7 @@ def find() -> Engine | None:
         if version is None:
             raise EngineError("no daemon answers", where=f"DOCKER_HOST={asked}", hint="start it, or unset DOCKER_HOST")
         return Engine(asked, asked == private_engine.layout().url, version)
-    for url in ("unix:///var/run/docker.sock", private_engine.layout().url):
+    for url in (DEFAULT_URL, private_engine.layout().url):
         version = ping(url)
         if version is not None:
             return Engine(url, url == private_engine.layout().url, version)
@@ -114,7 +116,7 @@ def ping(url: str) -> str | None:
 def buildkit_cli() -> tuple[str, ...]:
     """The command prefix of a docker CLI with BuildKit: one with the buildx plugin, or one older than 23 that has it built in."""
     seen = []
-    for folder in dict.fromkeys([*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]):
+    for folder in dict.fromkeys([*os.environ.get("PATH", "").split(os.pathsep), *CLI_FOLDERS]):
         path = shutil.which("docker", path=folder)
         if path is None or Path(path).resolve() in seen:
             continue

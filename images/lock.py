@@ -1,5 +1,6 @@
 """Locks: what a recipe resolved to, as data in images/locks/RECIPE/lock.json. Rendering reads them; only `lock` writes them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,11 @@ def load(recipe: Recipe, folder: Path = LOCKS) -> Mapping[str, Any] | None:
     return document
 
 
+def text(lock: Mapping[str, Any]) -> str:
+    """The lock's one spelling: what is in the repository, in the image, and what is hashed."""
+    return json.dumps(lock, indent=1, sort_keys=True) + "\n"
+
+
 def digest(lock: Mapping[str, Any] | None) -> str:
-    """The lock's own digest; "none" for an image that was built from what the mirrors had that day."""
-    return str(lock["digest"]) if lock else "none"
+    """The lock's sha256; "none" for an image that is built from what the mirrors have that day."""
+    return "sha256:" + hashlib.sha256(text(lock).encode()).hexdigest() if lock else "none"

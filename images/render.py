@@ -1,5 +1,6 @@
 """Recipe (and lock) to Dockerfile: a pure function, and the folder that a plain `docker build` understands."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ import jinja2
 from entrypoints.errors import UsageError
 
 from .base import reference
+from .lock import digest as lock_digest
+from .lock import text as lock_text
 from .recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +42,7 @@ def render_dockerfile(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> 
         raise UsageError(
             f"template = {recipe.template!r} is not allowed", where=f"recipe {recipe.name}", hint=f"allowed: {known}"
         ) from None
-    text = template.render(recipe=recipe, base=reference(recipe.base, lock), lock=(lock or {}).get("digest", "none"))
+    text = template.render(recipe=recipe, base=reference(recipe.base, lock), lock=lock_digest(lock))
     return text.lstrip("\n").rstrip("\n") + "\n"
 
 
@@ -79,10 +82,22 @@ def _drop_empty(folder: Path) -> None:
 
 
 def _write_identity(recipe: Recipe, program: Path, lock: Mapping[str, Any] | None) -> None:
-    import json
+    """What `epbox version` and every result.json say about the image; lock.json is there only when the recipe is locked."""
+    shutil.copyfile(ROOT / "pyproject.toml", program / "pyproject.toml")
+    (program / "recipe.toml").write_text("\n".join(_toml("", {"name": recipe.name, **asdict(recipe)})).strip() + "\n")
+    if lock:
+        (program / "lock.json").write_text(lock_text(lock))
 
-    (program / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    (program / "lock.json").write_text(json.dumps(lock or {"digest": None}, indent=2, sort_keys=True) + "\n")
+
+def _toml(name: str, table: Mapping[str, Any]) -> list[str]:
+    """The recipe as TOML again, inheritance resolved. JSON's strings, lists, numbers and booleans are TOML's too."""
+    values = {key: value for key, value in table.items() if value is not None and not isinstance(value, Mapping)}
+    lines = ["", f"[{name}]"] if name and values else []
+    lines += [f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}" for key, value in values.items()]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _toml(f"{name}.{key}" if name else key, value)
+    return lines
 
 
 def render_to(recipe: Recipe, out: Path, lock: Mapping[str, Any] | None = None) -> Path:

@@ -1,0 +1,55 @@
+# Rendered from the recipe cpu. Edit images/recipes/ or templates/dockerfile/ instead of this file.
+FROM epbox-base:trixie-ed81db4bf381 AS base
+
+FROM base AS runtime
+RUN --mount=type=tmpfs,target=/run \
+    --mount=type=tmpfs,target=/tmp \
+    --mount=type=secret,id=host.env,target=/run/secrets/host.env \
+    --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
+    --mount=type=secret,id=apt.conf,target=/run/secrets/apt.conf \
+    --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
+    --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
+    --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
+    sh /run/steps/apt-install.sh \
+        ibverbs-providers \
+        ibverbs-utils \
+        infiniband-diags \
+        numactl \
+        perftest \
+        python3-minimal \
+        python3-psutil \
+        python3-torch \
+        rdma-core
+COPY epbox/ /opt/epbox/
+RUN --mount=type=tmpfs,target=/run \
+    --mount=type=tmpfs,target=/tmp \
+    --mount=type=secret,id=host.env,target=/run/secrets/host.env \
+    --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
+    --mount=type=secret,id=apt.conf,target=/run/secrets/apt.conf \
+    --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
+    --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
+    --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/install-program.sh,target=/run/steps/install-program.sh \
+    sh /run/steps/install-program.sh
+ENV LANG=C.UTF-8 \
+    PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+ENTRYPOINT ["epbox"]
+CMD ["bench"]
+ARG EPBOX_VERSION=0
+ARG EPBOX_REVISION=unknown
+ARG EPBOX_CREATED=1970-01-01T00:00:00Z
+ARG EPBOX_BASE_DIGEST=unknown
+LABEL org.opencontainers.image.title="EPBox cpu" \
+      org.opencontainers.image.description="EPBox with CPU PyTorch: topology, plan, doctor, and the alltoall workload over gloo" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${EPBOX_VERSION}" \
+      org.opencontainers.image.revision="${EPBOX_REVISION}" \
+      org.opencontainers.image.created="${EPBOX_CREATED}" \
+      org.opencontainers.image.base.name="epbox-base:trixie-ed81db4bf381" \
+      org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
+      epbox.recipe="cpu" \
+      epbox.lock="none"
