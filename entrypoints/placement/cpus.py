@@ -103,12 +103,16 @@ def split(topology: Topology, homes: Sequence[int | None], cores_per_rank: int |
             moved[rank] = f"node {home} has no allowed CPU, node {node} is nearest"
             warnings.append(f"rank {rank}: {moved[rank]}")
             members[node].append(rank)
-    # No locality known: fill nodes in proportion to their cores, so that no core idles while another is shared.
+    # No locality known: fill nodes in proportion to their cores, packages evenly, so that no core idles while another is shared.
     load = {node: len(ranks) for node, ranks in members.items()}
+    packages = {cpu.id: cpu.package for cpu in topology.cpus}
+    package = {node: packages.get(cpus[0]) for node, cpus in nodes.items()}
+    crowd = {where: sum(load[node] for node in nodes if package[node] == where) for where in package.values()}
     picks = []
     for _ in homeless:
-        picks.append(min(nodes, key=lambda node: ((load[node] + 1) / len(cores[node]), node)))
+        picks.append(min(nodes, key=lambda node: ((load[node] + 1) / len(cores[node]), crowd[package[node]], node)))
         load[picks[-1]] += 1
+        crowd[package[picks[-1]]] += 1
     for rank, node in zip(homeless, sorted(picks), strict=True):
         members[node].append(rank)
     _borrow(topology, members, cores, moved, warnings)
@@ -168,6 +172,8 @@ def _deal(node: int, ranks: Sequence[int], cores: list[tuple[int, ...]], per_ran
             taken = units[start : start + base + (position < extra)][:per_rank]
         cpus = tuple(sorted(cpu for unit in taken for cpu in unit))
         part = "all" if count == 1 and per_rank is None else f"share {position + 1} of {count}"
+        if len(units) < count:
+            part = f"for {count} ranks together"
         count_text = f"{len(taken)} {'core' if units is cores else 'thread'}{'s' * (len(taken) > 1)}"
         shares.append(CpuShare(cpus, label, f"CPUs {format_list(cpus)} = {count_text} of {where}, {part}"))
     return shares

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
@@ -34,6 +34,21 @@ class PlanOptions:
     workload: str = "deepep-v1"
 
 
+class _Draft(NamedTuple):
+    """All decisions, before they are put into words. `seats` are the GPUs of the ranks, or stand-ins on hosts without."""
+
+    topology: Topology
+    options: PlanOptions
+    wishes: Wishes
+    has_gpus: bool
+    seats: Sequence[Gpu]
+    levels: Levels
+    found: Candidates
+    chosen: Mapping[int, Hca]
+    homes: Sequence[int | None]
+    shares: Sequence[CpuShare]
+
+
 def make_plan(topology: Topology, options: PlanOptions | None = None) -> Plan:
     """The plan for one host. Raises UsageError for wishes that contradict the topology, NoPlan when none is possible."""
     options = options or PlanOptions()
@@ -41,14 +56,12 @@ def make_plan(topology: Topology, options: PlanOptions | None = None) -> Plan:
     gpus = _gpus_of_ranks(topology, options, warnings)
     wishes = read_wishes(topology, options.environ, gpus, options.hca_overrides, options.exclude_hca, options.workload)
     warnings += wishes.warnings
-    if not any(gpus):
-        return _plan_without_gpus(topology, options, len(gpus), wishes, warnings)
     used = [gpu for gpu in gpus if gpu is not None]
-    levels = levels_of(topology, topology.gpus, topology.hcas)
-    found, chosen = _match(topology, used, topology.gpus, levels, wishes, options.workload)
-    homes = [_home(topology, gpu, chosen.get(gpu.index), levels) for gpu in used]
-    shares, cpu_warnings = split(topology, homes, options.cores_per_rank)
-    return _assemble(topology, options, gpus, used, shares, homes, levels, found, chosen, wishes, [*warnings, *cpu_warnings])
+    if used:
+        draft, notes = _draft(topology, options, wishes, used)
+    else:
+        draft, notes = _draft_without_gpus(topology, options, wishes, len(gpus))
+    return _assemble(draft, [*warnings, *notes])
 
 
 def _gpus_of_ranks(topology: Topology, options: PlanOptions, warnings: list[str]) -> list[Gpu | None]:
@@ -72,6 +85,26 @@ def _gpus_of_ranks(topology: Topology, options: PlanOptions, warnings: list[str]
     return [None] * ranks
 
 
+def _draft(topology: Topology, options: PlanOptions, wishes: Wishes, gpus: Sequence[Gpu]) -> tuple[_Draft, list[str]]:
+    """HCAs by the GPUs, then cores by the GPUs' nodes."""
+    levels = levels_of(topology, topology.gpus, topology.hcas)
+    found, chosen = _match(topology, gpus, topology.gpus, levels, wishes, options.workload)
+    homes = [_home(topology, gpu, chosen.get(gpu.index), levels) for gpu in gpus]
+    shares, notes = split(topology, homes, options.cores_per_rank)
+    return _Draft(topology, options, wishes, True, gpus, levels, found, chosen, homes, shares), notes
+
+
+def _draft_without_gpus(topology: Topology, options: PlanOptions, wishes: Wishes, ranks: int) -> tuple[_Draft, list[str]]:
+    """Cores and memory split over the nodes, and for each rank the HCA nearest to its cores."""
+    shares, notes = split(topology, [None] * ranks, options.cores_per_rank)
+    # Each rank stands in for a GPU on the node of its cores, so that one matching serves both kinds of host.
+    seats = [Gpu(index=rank, numa_node=share.node) for rank, share in enumerate(shares)]
+    topology = replace(topology, gpus=())
+    levels = {(seat.index, hca.label): by_node(seat, hca) for seat in seats for hca in topology.hcas}
+    found, chosen = _match(topology, seats, (), levels, wishes, options.workload)
+    return _Draft(topology, options, wishes, False, seats, levels, found, chosen, [share.node for share in shares], shares), notes
+
+
 def _match(
     topology: Topology, used: Sequence[Gpu], every: Sequence[Gpu], levels: Levels, wishes: Wishes, workload: str
 ) -> tuple[Candidates, dict[int, Hca]]:
@@ -89,18 +122,6 @@ def _home(topology: Topology, gpu: Gpu, hca: Hca | None, levels: Levels) -> int 
     return home
 
 
-def _plan_without_gpus(topology: Topology, options: PlanOptions, ranks: int, wishes: Wishes, warnings: list[str]) -> Plan:
-    """Cores and memory split over the nodes, and for each rank the HCA nearest to its cores."""
-    shares, cpu_warnings = split(topology, [None] * ranks, options.cores_per_rank)
-    # Each rank stands in for a GPU on the node of its cores, so that one matching serves both kinds of host.
-    stand_ins = [Gpu(index=rank, numa_node=share.node) for rank, share in enumerate(shares)]
-    topology = replace(topology, gpus=())
-    levels = {(seat.index, hca.label): by_node(seat, hca) for seat in stand_ins for hca in topology.hcas}
-    found, chosen = _match(topology, stand_ins, (), levels, wishes, options.workload)
-    homes = [share.node for share in shares]
-    return _assemble(topology, options, [None] * ranks, stand_ins, shares, homes, levels, found, chosen, wishes, [*warnings, *cpu_warnings])
-
-
 def _port(hca: Hca, choice: Choice | None, wishes: Wishes) -> tuple[Port | None, int]:
     """The port object where known, and its number: the one that the user named, else the best active one."""
     number = choice.port if choice is not None and choice.port is not None else wishes.ports.get(hca.label)
@@ -110,64 +131,55 @@ def _port(hca: Hca, choice: Choice | None, wishes: Wishes) -> tuple[Port | None,
     return (ports[0], ports[0].number) if ports else (None, 1)
 
 
-def _assemble(
-    topology: Topology,
-    options: PlanOptions,
-    gpus: Sequence[Gpu | None],
-    seats: Sequence[Gpu],
-    shares: Sequence[CpuShare],
-    homes: Sequence[int | None],
-    levels: Levels,
-    found: Candidates,
-    chosen: Mapping[int, Hca],
-    wishes: Wishes,
-    warnings: list[str],
-) -> Plan:
-    """Put the parts of each rank together. `seats` are the GPUs (or their stand-ins) in rank order."""
+def _assemble(draft: _Draft, warnings: list[str]) -> Plan:
+    """Put the parts of each rank together, with its reason."""
+    found, chosen = draft.found, draft.chosen
     # The user's own choices join the rails, in place of their exclusion.
     named = [hca for hca in chosen.values() if hca not in found.hcas]
     rails = [*found.hcas, *dict.fromkeys(named)]
-    rail_names = [f"{hca.name}:{_port(hca, None, wishes)[1]}" for hca in rails if hca.name]
     sharers: dict[str, list[int]] = {}
-    for rank, seat in enumerate(seats):
+    for rank, seat in enumerate(draft.seats):
         if seat.index in chosen:
             sharers.setdefault(chosen[seat.index].label, []).append(rank)
-    plans = []
-    for rank, (gpu, seat, share) in enumerate(zip(gpus, seats, shares, strict=True)):
-        hca = chosen.get(seat.index)
-        port, number = _port(hca, wishes.fixed.get(seat.index), wishes) if hca else (None, None)
-        path = levels.get((seat.index, hca.label)) if hca else None
-        driven = None if found.foreign else hca
-        env, notes = rank_environment(driven, port, number, rail_names, options.environ, options.workload, gpu is not None)
-        warnings += [f"rank {rank}: {note}" for note in notes]
-        memory, memory_text = policy_for(topology, share)
-        by_user = seat.index in wishes.fixed
-        peers = [peer for peer in sharers.get(hca.label, []) if peer != rank] if hca else []
-        parts = [hca_reason(hca, port, path, rails, peers, by_user, gpu, found, levels), share.text, memory_text]
-        plans.append(
-            RankPlan(
-                local_rank=rank,
-                gpu_index=gpu.index if gpu else None,
-                gpu_pci=gpu.pci if gpu else None,
-                hca=hca.id if hca else None,
-                hca_pci=hca.pci if hca else None,
-                port=number,
-                path=path,
-                numa_node=share.node if share.node is not None else homes[rank],
-                cpus=share.cpus,
-                memory=memory,
-                env=env,
-                reason="; ".join(part for part in parts if part),
-            )
-        )
+    plans = [_rank_plan(draft, rank, rails, sharers, warnings) for rank in range(len(draft.seats))]
     names = {hca.id for hca in named}
-    warnings += plan_warnings(topology, options.workload, plans, found, sharers)
+    warnings += plan_warnings(draft.topology, draft.options.workload, plans, found, sharers)
     return Plan(
-        source=topology.source,
-        host=_host(topology, options, rails, plans),
+        source=draft.topology.source,
+        host=_host(draft.topology, draft.options, rails, plans),
         ranks=tuple(plans),
         excluded=tuple((hca, reason) for hca, reason in found.excluded if hca not in names),
         warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _rank_plan(draft: _Draft, rank: int, rails: Sequence[Hca], sharers: Mapping[str, Sequence[int]], warnings: list[str]) -> RankPlan:
+    """One rank's part; what is odd about it is appended to `warnings`."""
+    seat, share, wishes = draft.seats[rank], draft.shares[rank], draft.wishes
+    gpu = seat if draft.has_gpus else None
+    hca = draft.chosen.get(seat.index)
+    port, number = _port(hca, wishes.fixed.get(seat.index), wishes) if hca else (None, None)
+    path = draft.levels.get((seat.index, hca.label)) if hca else None
+    rail_names = [f"{rail.name}:{_port(rail, None, wishes)[1]}" for rail in rails if rail.name]
+    driven = None if draft.found.foreign else hca
+    env, notes = rank_environment(driven, port, number, rail_names, draft.options.environ, draft.options.workload, gpu is not None)
+    warnings += [f"rank {rank}: {note}" for note in notes]
+    memory, memory_text = policy_for(draft.topology, share)
+    peers = [peer for peer in sharers.get(hca.label, []) if peer != rank] if hca else []
+    why_hca = hca_reason(hca, port, path, rails, peers, seat.index in wishes.fixed, gpu, draft.found, draft.levels)
+    return RankPlan(
+        local_rank=rank,
+        gpu_index=gpu.index if gpu else None,
+        gpu_pci=gpu.pci if gpu else None,
+        hca=hca.id if hca else None,
+        hca_pci=hca.pci if hca else None,
+        port=number,
+        path=path,
+        numa_node=share.node if share.node is not None else draft.homes[rank],
+        cpus=share.cpus,
+        memory=memory,
+        env=env,
+        reason="; ".join(part for part in (why_hca, share.text, memory_text) if part),
     )
 
 

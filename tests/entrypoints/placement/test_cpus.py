@@ -74,6 +74,13 @@ def test_ranks_without_locality_are_dealt_in_blocks() -> None:
     assert [share.node for share in split(machine(), [None])[0]] == [0]
 
 
+def test_few_ranks_on_many_nodes_use_all_packages() -> None:
+    host = machine(8, 4)
+    host = replace(host, cpus=tuple(replace(cpu, package=cpu.id // 16) for cpu in host.cpus))
+    assert [share.node for share in split(host, [None] * 2)[0]] == [0, 4]
+    assert [share.node for share in split(host, [None] * 4)[0]] == [0, 1, 4, 5]
+
+
 def test_cores_per_rank() -> None:
     assert shares(machine(1, 16, smt=2), [0, 0], 2) == ["0-1,16-17", "8-9,24-25"]
     with pytest.raises(UsageError, match="at most 8"):
