@@ -62,7 +62,7 @@ def outcome(nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
 
     worst = min(failed, key=weight)
     cause = worst["cause"]
-    if len(nodes) > 1 and not cause.startswith("node "):
+    if len(nodes) > 1 and worst["exit_code"] != 6 and not cause.startswith("node "):
         cause = f"node {worst['node_rank']} ({worst['hostname']}): {cause}"
     return worst["exit_code"], cause
 

@@ -94,11 +94,11 @@ def digest(path: Path) -> str | None:
 
 
 def engine() -> str:
-    """EPBOX_ENGINE where the starter says so; else docker when this is a container, host when not."""
+    """EPBOX_ENGINE where the starter says so; else docker inside an EPBox image, host when no image is involved."""
     told = os.environ.get("EPBOX_ENGINE")
     if told:
         return told
-    return "docker" if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() else "host"
+    return "host" if image() is None else "docker"
 
 
 def _read_json(path: Path) -> Any:

@@ -22,17 +22,16 @@ def placement(document: dict[str, Any]) -> str:
             plan = plans.get(rank["local_rank"], {})
             gpu = plan.get("gpu") or {}
             seen = rank.get("evidence") or {}
-            memory = seen.get("memory") or plan.get("memory") or {}
-            policy = memory.get("policy") or "default"
-            on = ",".join(map(str, memory.get("nodes") or ()))
+            memory = plan.get("memory") or {}
+            planned = f"{memory.get('policy') or 'default'}:{','.join(map(str, memory.get('nodes') or ()))} (planned)"
             rows.append(
                 [
                     rank["rank"],
                     node["hostname"],
                     gpu.get("index", "-") if gpu else "-",
                     plan.get("hca") or "-",
-                    seen.get("cpus") or plan.get("cpus") or "-",
-                    f"{policy} {on}".strip(),
+                    seen.get("cpus_allowed") or plan.get("cpus") or "-",
+                    seen.get("policy") or planned.replace(": ", " "),
                     "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
                 ]
             )
@@ -74,14 +73,11 @@ def bandwidth(document: dict[str, Any]) -> str:
 
 def low_latency(document: dict[str, Any]) -> str:
     """What the low-latency test prints, rank by rank."""
-    rows = [
-        [entry.get(key, "-") for key in keys]
-        for run in document["runs"]
-        for entry in run.get("low_latency") or ()
-        if isinstance(entry, dict) and (keys := list(entry))
-    ]
-    first = next((e for run in document["runs"] for e in run.get("low_latency") or () if isinstance(e, dict)), None)
-    return table(list(first), rows) if first else ""
+    entries = [entry for run in document["runs"] for entry in run.get("low_latency") or () if isinstance(entry, dict)]
+    if not entries:
+        return ""
+    keys = list(entries[0])
+    return table([key.replace("_", " ") for key in keys], [[entry.get(key, "-") for key in keys] for entry in entries])
 
 
 def ending(document: dict[str, Any]) -> str:
@@ -91,7 +87,7 @@ def ending(document: dict[str, Any]) -> str:
     lines = []
     if found.get("passed") and checked:
         lines.append(
-            f"correct: {found['cases']} cases; {checked} received and {found['combined_tokens_checked']} combined tokens as computed locally"
+            f"correct: {found['cases']} cases; {checked} received and {found['combined_tokens_checked']} combined tokens as expected"
         )
     lines.append(f"{document['status'].upper()}: {document['verdict']}")
     return "\n".join(lines)

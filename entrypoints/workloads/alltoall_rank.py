@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from entrypoints.results.alltoall import MARK
 from entrypoints.workloads.reference import Routing
 from entrypoints.workloads.timing import FP8_FACTOR, Times, Volume, gbps, summarise
 
-#: Marks the one line that carries the whole result as JSON; results.parse and bench read it.
-RESULT_MARK = "[alltoall] result "
 #: Fault injection for tests: "dispatch:RANK", "combine:RANK", "topk:RANK" or "timed:RANK" damages one element there.
 CORRUPT = "EPBOX_ALLTOALL_CORRUPT"
 WRONG_NUMBERS = 6
@@ -57,7 +56,9 @@ def join(place: Place, backend: str) -> str:
         torch.cuda.set_device(place.local)
         extra["device_id"] = torch.device(device)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+        # Ranks that share cores must not spin on each other's threads.
+        share = (os.cpu_count() or 1) // place.per_node
+        torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)), share)))
     store = dist.TCPStore(place.address, place.port, place.world, place.rank == 0, timeout=wait, use_libuv=False)
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=wait, **extra)
     return device
@@ -148,9 +149,9 @@ def run(args: argparse.Namespace, place: Place) -> int:
                     damage(topk[0], "topk", place.rank)
                 # A second dispatch on the same handle must give the same rows, as DeepEP's cached dispatch.
                 again = ops.forward(encoded if packed else source.x, handle, wait=wait)
+                checker.received(name, received, handle, packed, topk)
                 if not torch.equal(again, received):
                     checker.fail(f"{name}: a cached dispatch differs from the first")
-                checker.received(name, received, handle, packed, topk)
                 rows = codec.decode(received, args.hidden) if packed else received
                 out = ops.combine(rows, handle, args.num_tokens, wait=wait)
                 damage(out, "combine", place.rank)
@@ -193,7 +194,7 @@ def wrong(failures: list[str], leader: bool) -> int:
     import torch.distributed as dist
 
     if leader:
-        print(RESULT_MARK + json.dumps({"correctness": {"passed": False, "failures": failures[:20], "failed": len(failures)}}), flush=True)
+        print(MARK + json.dumps({"correctness": {"passed": False, "failures": failures[:20], "failed": len(failures)}}), flush=True)
         for failure in failures[:5]:
             print(f"[alltoall] wrong numbers: {failure}", file=sys.stderr, flush=True)
     dist.barrier()
@@ -289,7 +290,7 @@ def report(args: argparse.Namespace, place: Place, emulated: bool, timed: dict[s
         "correctness": {"passed": True, "cases": cases, "received_tokens_checked": checked[0], "combined_tokens_checked": checked[1]},
         "complete": True,
     }
-    print(RESULT_MARK + json.dumps(record), flush=True)
+    print(MARK + json.dumps(record), flush=True)
 
 
 def main() -> int:

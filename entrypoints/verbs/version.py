@@ -1,0 +1,28 @@
+"""version: what is installed here, by metadata alone, and which image this is."""
+
+from argparse import ArgumentParser, Namespace
+
+from entrypoints.verbs.common import add_format_option
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_format_option(parser, "table", "json")
+
+
+def run(args: Namespace) -> int:
+    from entrypoints.bench import identity
+    from entrypoints.output import emit_json, table
+
+    versions, image = identity.versions(), identity.image()
+    if args.format == "json":
+        emit_json({"schema": "epbox.version/1", "versions": versions, "image": image, "engine": identity.engine()})
+        return 0
+    rows = list(versions.items())
+    if image is None:
+        rows.append(("image", "none: this runs from a checkout"))
+    else:
+        rows += [(f"image {key}", str(value)) for key, value in image.items() if value and key != "labels"]
+        rows += [(f"label {key}", str(value)) for key, value in (image["labels"] or {}).items()]
+    # The one verb whose table is its output: it goes to stdout, so that `epbox --version | grep torch` works.
+    print(table(["what", "version"], rows))
+    return 0
