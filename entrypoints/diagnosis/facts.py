@@ -1,0 +1,57 @@
+"""What is known of the hosts beside the log: the result folder that bench writes, or files a person put there."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from entrypoints.errors import UsageError
+
+_NAMES = ("result.json", "plan.json", "doctor.json", "topology.json", "versions.json")
+_LIMIT = 64 << 20
+
+
+def newest_result(root: Path = Path("results")) -> Path:
+    """The newest result folder below `root`. Raises UsageError when there is none."""
+    found = sorted(root.glob("*/result.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UsageError("no log given, and no result folder below results/", hint="epbox diagnose LOG")
+    return found[-1].parent
+
+
+def beside(logs: Iterable[Path]) -> Path | None:
+    """The folder of these logs, or the one above it, that holds result.json, plan.json or doctor.json."""
+    for log in logs:
+        if str(log) == "-":
+            continue
+        for folder in (log, log.parent, log.parent.parent):
+            if any((folder / name).is_file() for name in _NAMES):
+                return folder
+    return None
+
+
+def gather(folder: Path | None) -> dict[str, Any]:
+    """`doctor` (list of checks), `plans`, `results` and `folder`; parts that are absent or unreadable are left out."""
+    if folder is None:
+        return {}
+    documents = {name: _read(folder / name) for name in _NAMES}
+    result, plan, doctor = documents["result.json"], documents["plan.json"], documents["doctor.json"]
+    nodes = [node for node in (result or {}).get("nodes", []) if isinstance(node, dict)]
+    checks = _checks(doctor) + [check for node in nodes for check in _checks(node.get("doctor"))]
+    plans = [item for item in [plan, *(node.get("plan") for node in nodes)] if isinstance(item, dict)]
+    return {"folder": folder, "doctor": checks, "plans": plans, "results": [result] if result else []}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        if path.stat().st_size > _LIMIT:
+            return None
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _checks(document: Any) -> list[dict[str, Any]]:
+    checks = document.get("checks", []) if isinstance(document, dict) else []
+    return [check for check in checks if isinstance(check, dict) and "id" in check]

@@ -1,0 +1,242 @@
+"""One pass over a log: which signatures are where. Lines that differ in digits alone are looked at once."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from entrypoints.diagnosis.signatures import Signature, Table
+from entrypoints.results.lines import clean, split_writer
+
+_LOWER = bytes(range(65)) + bytes(range(97, 123)) + bytes(range(91, 256))
+_DIGITS = b"0123456789"
+#: A line without any of these is in no signature. Digits are taken out before.
+_INTERESTING = re.compile(
+    rb"error|fail|warn|time[d ]?.?out|no such|\bnot |n't|cannot|could|undefined|unresolved|multiple def|mismatch|unable|invalid|kill|signal"
+    rb"|sig[a-z]{3}|xid|nvshmem|nccl(?! info)|gb/s|dev_id|traceback|abort|ibgda|mlx|hca|ibv_|libfabric|gdr|nvcc|cuda|torch|num_rc|qp"
+    rb"|\bah\b|gid|lock|ulimit|peer|oom|memory|bus |space|address|unsupported|assert|initialized|hang|hung|stuck|exit|refused|driver"
+    rb"|illegal|terminat|progress|module|atomic|no devices|no nics|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler"
+    rb"|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|link_layer|cancel|interrupt|cublin|cuobjdump|epbox"
+)
+#: Numbers that change the meaning of a line; they are part of what is remembered of it.
+_CODES = re.compile(rb"(?:status|error|errno|code|with|exitcode|signal|cuda|xid)[ :=(]{1,4}-?(\d{1,5})", re.IGNORECASE)
+_FAILED = re.compile(
+    rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process"
+    rb"|accessible, exiting|core dumped|aborted"
+    rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out|watchdog"
+    rb"|\bkilled\b|has completed|caught signal|backtrace|sigterm|segmentation|fatal|assertion|signal \d+|a rank failed",
+    re.IGNORECASE,
+)
+_ERROR_LINE = re.compile(
+    rb"^\s*(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Failed)\b|error:|fatal|\bERROR\b|failed|cannot |abort|assert|panic|core dumped|killed",
+    re.IGNORECASE,
+)
+_NOT_AN_ERROR = re.compile(rb"\bINFO\b|\bDEBUG\b|\b0 errors?\b|no errors?|errors?[ =:]+0\b|previous_event|warn", re.IGNORECASE)
+_FINISH = re.compile(
+    rb"\[tuning\] Best combine|Combine bandwidth:|Combine send/recv time|Dispatch \+ combine bandwidth|[@+] EP: |epbox.*\bok\b"
+)
+_DEV_ID = re.compile(rb"(?:(\S+?):(\d+):\d+ \[(\d+)\] NVSHMEM INFO )?.*?ENABLE_NIC_PE_MAPPING = (\d)[^\n]*?setting dev_id = (\d+)")
+_HANDLER = re.compile(rb"NIC handler will be (GPU|CPU)[^\n]{0,40}")
+_EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit|Failed|Warning)?(?::|$)")
+
+MAX_REMEMBERED = 200_000
+#: Distinct lines that are matched against the whole table; a log with more says mostly the same things.
+MAX_EXAMINED = 20_000
+
+
+@dataclass
+class Hit:
+    """Where a signature matched: first and last line (from 1), how often, the first text and what its groups caught."""
+
+    first: int
+    last: int
+    text: str
+    groups: dict[str, str]
+    count: int = 1
+
+
+@dataclass
+class Log:
+    name: str
+    start: int
+    failed: int = 0
+    finished: int = 0
+
+
+@dataclass
+class Scan:
+    """What a log contains, as far as a diagnosis needs it."""
+
+    hits: dict[int, Hit] = field(default_factory=dict)
+    probes: set[str] = field(default_factory=set)
+    lines: int = 0
+    size: int = 0
+    binary: bool = False
+    #: One entry a log: its name, the line it starts after, its last line of failure and of results (0: none).
+    logs: list["Log"] = field(default_factory=list)
+    error: tuple[int, str] | None = None
+    exception: tuple[int, str] | None = None
+    dev_ids: list[tuple[str, int]] = field(default_factory=list)
+    handlers: set[str] = field(default_factory=set)
+    best_lines: list[tuple[int, bytes]] = field(default_factory=list)
+    skipped: int = 0
+
+    def log_of(self, number: int) -> Log:
+        return next((log for log in reversed(self.logs) if log.start < number), self.logs[0])
+
+    @property
+    def failed(self) -> bool:
+        return any(log.failed for log in self.logs)
+
+    @property
+    def finished(self) -> bool:
+        return any(log.finished for log in self.logs)
+
+
+class Scanner:
+    """Feed blocks of whole lines with `block`; `next_log` names the log they are from."""
+
+    def __init__(self, table: Table) -> None:
+        self.scan = Scan()
+        self._signatures = table.signatures
+        self._open_probes = dict(table.probes)
+        self._known: dict[bytes, bool] = {}
+        self._matches: dict[tuple[bytes, ...], tuple[int, ...]] = {}
+        self._traceback = False
+        self._examined = 0
+
+    def next_log(self, name: str) -> None:
+        self.scan.logs.append(Log(name, self.scan.lines))
+        self._traceback = False
+
+    def block(self, block: bytes) -> None:
+        """Some whole lines. NUL bytes in quantity mean that this is no text."""
+        scan = self.scan
+        if not scan.logs:
+            self.next_log("")
+        if scan.lines == scan.logs[-1].start and _is_binary(block):
+            scan.binary = True
+        scan.size += len(block)
+        shapes = block.translate(_LOWER, _DIGITS).split(b"\n")
+        lines: list[bytes] | None = None
+        known = self._known
+        for index, shape in enumerate(shapes):
+            wanted = known.get(shape)
+            if wanted is None:
+                wanted = _INTERESTING.search(shape[:8192]) is not None
+                if len(known) < MAX_REMEMBERED:
+                    known[shape] = wanted
+            if wanted or self._traceback:
+                if lines is None:
+                    lines = block.split(b"\n")
+                self._line(scan.lines + index + 1, lines[index][:8192], shape)
+        scan.lines += block.count(b"\n") if block.endswith(b"\n") else block.count(b"\n") + 1
+
+    def _line(self, number: int, line: bytes, shape: bytes) -> None:
+        if self._traceback:
+            self._look_for_exception(number, line)
+        if b"nccl info" in shape and b"error" not in shape and b"fail" not in shape:
+            return
+        key = (shape, *_CODES.findall(line))
+        found = self._matches.get(key)
+        if found is None:
+            if self._examined >= MAX_EXAMINED:
+                self.scan.skipped += 1
+                return
+            self._examined += 1
+            found = self._examine(number, line)
+            self._matches[key] = found
+        else:
+            for index in found:
+                hit = self.scan.hits[index]
+                hit.count += 1
+                hit.last = number
+        self._context(number, line, shape)
+
+    def _examine(self, number: int, raw: bytes) -> tuple[int, ...]:
+        line = clean(raw.decode("utf-8", "replace")).encode() if b"\x1b" in raw else raw
+        for text in [text for text, probe in self._open_probes.items() if probe.search(line)]:
+            self.scan.probes.add(text)
+            del self._open_probes[text]
+        found = []
+        for index, signature in enumerate(self._signatures):
+            match = first_match(signature, line)
+            if match is None:
+                continue
+            found.append(index)
+            groups = {name: value.decode("utf-8", "replace") for name, value in match.groupdict().items() if value}
+            hit = self.scan.hits.get(index)
+            if hit is None:
+                self.scan.hits[index] = Hit(number, number, quote(line), groups)
+            else:
+                hit.count += 1
+                hit.last = number
+                hit.groups = {**groups, **hit.groups}
+        return tuple(found)
+
+    def _context(self, number: int, line: bytes, shape: bytes) -> None:
+        scan = self.scan
+        if b"gb/s" in shape or b"combine" in shape or b"ep:" in shape:
+            if _FINISH.search(line):
+                scan.logs[-1].finished = number
+            if b"] best " in shape and len(scan.best_lines) < 1000:
+                scan.best_lines.append((number, line))
+        if _FAILED.search(line):
+            scan.logs[-1].failed = number
+        if b"traceback (most recent" in shape:
+            self._traceback = True
+        if scan.error is None and _ERROR_LINE.search(line) and not _NOT_AN_ERROR.search(line):
+            scan.error = (number, quote(line))
+        if b"dev_id" in shape and len(scan.dev_ids) < 10_000:
+            match = _DEV_ID.search(line)
+            if match:
+                who = b":".join(part for part in match.groups()[:2] if part).decode("utf-8", "replace")
+                scan.dev_ids.append((who, int(match[5])))
+        if b"nic handler will be" in shape:
+            scan.handlers.update(match[0].decode("ascii", "replace").strip() for match in _HANDLER.finditer(line))
+
+    def _look_for_exception(self, number: int, line: bytes) -> None:
+        """The last line of a traceback is the first that is not indented; it names the exception."""
+        _, text = split_writer(clean(line.decode("utf-8", "replace")))
+        if not text.strip() or text[0] in " \t|" or text.startswith("Traceback"):
+            return
+        self._traceback = False
+        if self.scan.exception is None and _EXCEPTION.match(text):
+            self.scan.exception = (number, text[:400])
+
+
+def first_match(signature: Signature, line: bytes) -> re.Match[bytes] | None:
+    for pattern in signature.patterns:
+        match = pattern.search(line)
+        if match:
+            return match
+    return None
+
+
+def quote(line: bytes) -> str:
+    """The message of a line, short enough to quote."""
+    _, text = split_writer(clean(line.decode("utf-8", "replace")))
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def _is_binary(block: bytes) -> bool:
+    head = block[:65536]
+    return head.startswith(b"\x7fELF") or head.count(b"\0") * 20 > len(head)
+
+
+def scan_lines(lines: Iterable[str | bytes], table: Table) -> Scan:
+    scanner = Scanner(table)
+    for block in _joined(lines):
+        scanner.block(block)
+    return scanner.scan
+
+
+def _joined(lines: Iterable[str | bytes]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    for line in lines:
+        held.append((line.encode() if isinstance(line, str) else line).rstrip(b"\n"))
+        if len(held) == 4096:
+            yield b"\n".join(held) + b"\n"
+            held = []
+    if held:
+        yield b"\n".join(held) + b"\n"

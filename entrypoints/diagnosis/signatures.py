@@ -1,0 +1,89 @@
+"""The signature table as compiled patterns; the table itself is data (signatures.toml)."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from entrypoints.errors import UsageError
+from entrypoints.toml import load_toml
+
+TABLE = Path(__file__).with_name("signatures.toml")
+SEVERITIES = ("fatal", "warning", "benign")
+_KEYS = {
+    "id", "order", "patterns", "with", "without", "confirm", "finished", "unfailed", "unfailed_with",
+    "weak", "benign", "cause", "remedy", "doctor", "source",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way a cause shows in a log. The meaning of each field is told at the top of signatures.toml."""
+
+    id: str
+    order: int
+    patterns: tuple[re.Pattern[bytes], ...]
+    required: tuple[str, ...]
+    excluded: tuple[str, ...]
+    confirm: tuple[str, ...]
+    finished: str
+    unfailed: str | None
+    unfailed_with: str | None
+    weak: bool
+    cause: str
+    remedy: str
+    benign: str
+    doctor: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """All signatures, and the context patterns they ask for (each is searched once)."""
+
+    signatures: tuple[Signature, ...]
+    probes: dict[str, re.Pattern[bytes]]
+
+
+def compiled(pattern: str) -> re.Pattern[bytes]:
+    return re.compile(pattern.encode(), re.IGNORECASE)
+
+
+@cache
+def load(path: Path = TABLE) -> Table:
+    """The table of this path. Raises UsageError naming the signature that is wrong."""
+    signatures = []
+    for number, entry in enumerate(load_toml(path).get("signature", []), 1):
+        name = f"{path}: signature {number} ({entry.get('id', 'without id')})"
+        unknown = set(entry) - _KEYS
+        missing = {"id", "order", "patterns", "cause", "remedy", "source"} - set(entry)
+        severities = {entry.get("finished", "warning"), entry.get("unfailed", "fatal")} - set(SEVERITIES)
+        if unknown or missing or severities:
+            raise UsageError(f"unknown {sorted(unknown)}, missing {sorted(missing)}, no severities {sorted(severities)}", where=name)
+        try:
+            signatures.append(_signature(entry))
+        except re.error as error:
+            raise UsageError(f"pattern {error.pattern!r}: {error}", where=name) from error
+    texts = {text for item in signatures for text in (*item.required, *item.excluded, *item.confirm, item.unfailed_with) if text}
+    return Table(tuple(signatures), {text: compiled(text) for text in sorted(texts)})
+
+
+def _signature(entry: dict[str, Any]) -> Signature:
+    return Signature(
+        id=entry["id"],
+        order=entry["order"],
+        patterns=tuple(compiled(pattern) for pattern in entry["patterns"]),
+        required=tuple(entry.get("with", ())),
+        excluded=tuple(entry.get("without", ())),
+        confirm=tuple(entry.get("confirm", ())),
+        finished=entry.get("finished", "warning"),
+        unfailed=entry.get("unfailed"),
+        unfailed_with=entry.get("unfailed_with"),
+        weak=entry.get("weak", False),
+        cause=entry["cause"],
+        remedy=entry["remedy"],
+        benign=entry.get("benign", "a warning; the run finished"),
+        doctor=tuple(entry.get("doctor", ())),
+        source=entry["source"],
+    )
