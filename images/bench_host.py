@@ -76,6 +76,8 @@ def bench(options: BenchOptions) -> int:
         finally:
             for node in nodes:
                 node.remove()
+            if not any(out.iterdir()):
+                out.rmdir()
     say(f"bench: results in {_shown(out)}")
     return code
 
@@ -118,7 +120,7 @@ def _watch(nodes: Sequence[Node]) -> int:
         code = 10
         try:
             for line in node.lines():
-                _print(index, line, len(nodes))
+                _print(index, line)
             code = node.wait()
         finally:
             with finished:
@@ -142,9 +144,11 @@ def _watch(nodes: Sequence[Node]) -> int:
     return next((code for code in codes.values() if code), 0)
 
 
-def _print(index: int, line: str, nodes: int) -> None:
-    prefix = f"node{index} | " if nodes > 1 else ""
-    sys.stderr.write(f"{prefix}{line.rstrip()}\n")
+def _print(index: int, line: str) -> None:
+    """Node 0 tells the run's story and table as it is; other nodes get a prefix. A rank's result as JSON is in result.json and the log."""
+    if "] result {" in line or line.startswith("result: /results"):
+        return
+    sys.stderr.write(f"{f'node{index} | ' if index else ''}{line.rstrip()}\n")
     sys.stderr.flush()
 
 
