@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.cpulist import format_list, parse_list
+from entrypoints.placement.model import RankPlan
 
 #: port_xmit_data and port_rcv_data count 32-bit words (Linux Documentation/ABI/stable/sysfs-class-infiniband).
 COUNTER_UNIT = 4
@@ -17,12 +18,12 @@ NVSHMEM_LINES = 16
 
 
 def status_fields(text: str) -> dict[str, str]:
-    """`Cpus_allowed_list` and `Mems_allowed_list` of a /proc/PID/status text, as cpus_allowed and mems_allowed."""
+    """`Cpus_allowed_list` and `Mems_allowed_list` of a /proc/PID/status text, as cpus and mems."""
     found = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name in ("Cpus_allowed_list", "Mems_allowed_list"):
-            found[name.removesuffix("_list").lower()] = value.strip()
+            found[name.partition("_")[0].lower()] = value.strip()
     return found
 
 
@@ -67,7 +68,7 @@ def sample(pid: int, planned: Sequence[int], proc: Path = Path("/proc")) -> dict
         return {}
     for task in tasks:
         try:
-            mask = status_fields((task / "status").read_text(errors="replace")).get("cpus_allowed", "")
+            mask = status_fields((task / "status").read_text(errors="replace")).get("cpus", "")
             threads += 1
             outside += bool(allowed) and not set(parse_list(mask)) <= allowed
             with open(task / "numa_maps", encoding="utf-8", errors="replace") as maps:
@@ -123,6 +124,11 @@ def traffic(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping
         if min(delta.values()) >= 0:
             deltas[port] = delta
     return dict(sorted(deltas.items()))
+
+
+def rail(plan: RankPlan) -> str | None:
+    """The planned HCA port as `hca:port`, None without one."""
+    return f"{plan.hca}:{plan.port or 1}" if plan.hca else None
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH109, PTH120
+# ruff: noqa: PTH100, PTH109, PTH118, PTH120
 """Runs one rank of an unmodified script: `python rank.py SCRIPT [ARGUMENTS]` or `python rank.py -m MODULE [ARGUMENTS]`.
 
 The process was bound before this interpreter started. The script runs as __main__ just as `python SCRIPT` would run it,
@@ -133,12 +133,15 @@ def run_script(script: str, arguments: "list[str]") -> None:
     """Run the file as __main__, with sys.argv, sys.path[0] and the module's own names as `python SCRIPT` gives them."""
     with open(script, "rb") as stream:
         source = stream.read()
-    path = os.path.abspath(script)
+    # As CPython makes it absolute: nothing is normalised.
+    path = os.path.join(os.getcwd(), script)
     sys.argv = [script, *arguments]
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     module = ModuleType("__main__")
     module.__dict__.update(__builtins__=__builtins__, __file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
+    if "__annotations__" in globals():
+        module.__dict__.update(__annotations__={})
     sys.modules["__main__"] = module
     exec(compile(source, path, "exec"), module.__dict__)
 
@@ -170,7 +173,7 @@ def main(arguments: "list[str]") -> None:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         sys.exit(1)
 
 

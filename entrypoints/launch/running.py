@@ -233,14 +233,17 @@ class Rank:
             threads = {name: seen.get(name, 1 if name == "threads" else 0) for name in ("threads", "threads_outside")}
             policies = sorted({*seen.get("policies", ()), str(last["policy"])})
             seen = evidence.merge(seen, {**threads, **last, "policies": policies})
-        port = f"{plan.hca}:{plan.port or 1}"
+        port = evidence.rail(plan)
         return {
-            "binding": self.report,
+            "planned": {"cpus": self.report.get("cpus_planned", "")},
+            "cpus": self.report.get("cpus", ""),
+            "memory": self.report.get("memory"),
+            "degradations": self.report.get("degradations", []),
             **self._start,
             **seen,
             "nvshmem": self._nvshmem,
-            "hca": port if plan.hca else None,
-            "traffic": moved.get(port) if plan.hca else None,
+            "rail": port,
+            "traffic": moved.get(port) if port else None,
             "output_left_out_bytes": self.log.left_out,
             "log_error": self.log.error,
         }

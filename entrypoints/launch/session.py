@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from entrypoints.errors import PreflightFailed, RankFailed, TimedOut, UsageError
+from entrypoints.errors import EPBoxError, PreflightFailed, RankFailed, TimedOut, UsageError
 from entrypoints.launch.wire import Wire, WireClosed, listen
 from entrypoints.output import say
 
@@ -68,11 +68,17 @@ class Session:
             return [value]
         deadline = time.monotonic() + timeout_s
         if there.node_rank:
-            self.peers[0].send({"value": value})
+            # Should node 0 be gone, _receive says so.
+            self._send(0, self.peers[0], {"value": value})
             return list(self._receive(0, deadline, timeout_s)["all"])
         values = {0: value}
         for node in sorted(self.peers):
-            values[node] = self._receive(node, deadline, timeout_s)["value"]
+            try:
+                values[node] = self._receive(node, deadline, timeout_s)["value"]
+            except EPBoxError as error:
+                # The others learn the cause; a closed connection alone would make them blame node 0.
+                self._broadcast(str(error), error.exit_code, but=node)
+                raise
         everything = [values[node] for node in range(there.nodes)]
         for node, wire in self.peers.items():
             self._send(node, wire, {"all": everything})
@@ -82,23 +88,24 @@ class Session:
         """For the supervisor, without waiting: why the run cannot go on and the exit code of that, or None."""
         for node, wire in self.peers.items():
             if self._lost is not None:
-                break
+                return self._lost
             try:
                 message = wire.peek()
             except WireClosed as error:
                 self._lost = (f"{self._who(node)} is gone: {error}", RankFailed.exit_code)
-                continue
-            if message is not None and "abort" in message:
-                wire.take()
-                self._lost = (str(message["abort"]), int(message.get("exit_code", RankFailed.exit_code)))
-        if self._lost is not None and self.rendezvous.node_rank == 0:
-            self._broadcast(*self._lost)
+            else:
+                if message is not None and "abort" in message:
+                    wire.take()
+                    self._lost = (str(message["abort"]), int(message.get("exit_code", RankFailed.exit_code)))
+            if self._lost is not None and self.rendezvous.node_rank == 0:
+                self._broadcast(*self._lost, but=node)
         return self._lost
 
     def abort(self, cause: str, exit_code: int = RankFailed.exit_code) -> None:
         """Tell all other nodes that this one has failed, so that they end at once and not by their own timeout."""
         if self._lost is None:
-            self._broadcast(f"node {self.rendezvous.node_rank} ({socket.gethostname()}): {cause}", exit_code)
+            self._lost = (f"node {self.rendezvous.node_rank} ({socket.gethostname()}): {cause}", exit_code)
+            self._broadcast(*self._lost)
 
     def close(self) -> None:
         for wire in self.peers.values():
@@ -108,9 +115,10 @@ class Session:
     def descriptors(self) -> list[int]:
         return [wire.fileno() for wire in self.peers.values()]
 
-    def _broadcast(self, cause: str, exit_code: int) -> None:
+    def _broadcast(self, cause: str, exit_code: int, but: int | None = None) -> None:
         for node, wire in self.peers.items():
-            self._send(node, wire, {"abort": cause, "exit_code": exit_code})
+            if node != but:
+                self._send(node, wire, {"abort": cause, "exit_code": exit_code})
 
     def _send(self, node: int, wire: Wire, message: dict[str, Any]) -> None:
         with suppress(WireClosed):
@@ -127,6 +135,9 @@ class Session:
             except WireClosed as error:
                 raise RankFailed(f"{who} is gone: {error}", hint="its own log says why") from None
             if message is not None:
+                if "abort" in message and self._lost is not None:
+                    # The run is known to have failed; what is gathered now is what each node has of it.
+                    continue
                 if "abort" in message:
                     raise ERRORS.get(message.get("exit_code", 4), RankFailed)(str(message["abort"]))
                 if "note" not in message:
@@ -194,7 +205,7 @@ class Session:
                     self.report(note)
                     for node, wire in self.peers.items():
                         self._send(node, wire, {"note": note})
-                for key, _ in selector.select(min(1.0, deadline - now)):
+                for key, _ in selector.select(min(1.0, SAY_EVERY_S, deadline - now)):
                     if key.fileobj is listener:
                         with suppress(OSError):
                             wire = Wire(listener.accept()[0])
@@ -230,7 +241,8 @@ class Session:
             self._refuse(wire, {"fatal": fatal})
             raise UsageError(fatal, where=str(hello.get("token")), hint="give all nodes the same WORLD_SIZE and their own RANK")
         token = str(hello.get("token"))
-        if node in self.peers and self.names[node] != token and self._answers(node):
+        # An earlier connection that is dead was a pod's that was restarted since: the new one takes its place.
+        if node in self.peers and self.names[node] != token and self.peers[node].alive():
             fatal = f"two processes call themselves node {node}: {self.names[node]} and {token} (host/pid)"
             self._refuse(wire, {"fatal": fatal})
             self._broadcast(fatal, UsageError.exit_code)
@@ -239,14 +251,6 @@ class Session:
             self.peers[node].close()
         self.peers[node], self.names[node] = wire, token
         self._send(node, wire, {"welcome": self.token})
-        return True
-
-    def _answers(self, node: int) -> bool:
-        """False when a node's earlier connection is dead: a restarted pod takes its place."""
-        try:
-            self.peers[node].peek()
-        except WireClosed:
-            return False
         return True
 
     def _who(self, node: int) -> str:

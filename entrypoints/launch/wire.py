@@ -30,6 +30,7 @@ class Wire:
         self._socket = connection
         self._buffer = bytearray()
         self._limit = MAX_GREETING
+        self._ended = False
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
@@ -88,6 +89,14 @@ class Wire:
             raise WireClosed("it does not speak this protocol")
         return message
 
+    def alive(self) -> bool:
+        """False when the other side has closed, even if messages of it are still unread."""
+        try:
+            self._fill()
+        except WireClosed:
+            return False
+        return not self._ended
+
     def take(self) -> None:
         """Drop the message that peek showed."""
         del self._buffer[: self._buffer.find(b"\n") + 1]
@@ -102,6 +111,7 @@ class Wire:
             except (OSError, ValueError) as error:
                 raise WireClosed(_why(error)) from None
             if not data:
+                self._ended = True
                 if b"\n" in self._buffer:
                     return
                 raise WireClosed("it closed the connection")

@@ -37,6 +37,10 @@ def run(args: Namespace) -> int:
     mode = BindMode.parse(args.bind)
     if args.ranks is not None and args.ranks < 1:
         raise UsageError(f"{args.ranks} ranks asked for", where="--ranks", hint="at least one is needed")
+    for option in ("timeout", "total_timeout", "grace"):
+        value = getattr(args, option)
+        if value is not None and not 0 < value < 1e9:
+            raise UsageError(f"{value:g} is not a number of seconds above 0", where=f"--{option.replace('_', '-')}")
     place = find_local_rank(os.environ, args.ranks)
     if place is None and args.ranks is not None:
         return _supervise(args, command, mode)

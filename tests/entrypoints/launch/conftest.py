@@ -79,7 +79,9 @@ class Supervised:
         self.processes.append(process)
         return process
 
-    def start(self, code: str, *, prefix: tuple[str, ...] = (), streams: dict[str, Any] | None = None, **asked: Any) -> "subprocess.Popen[str]":
+    def start(
+        self, code: str, *, prefix: tuple[str, ...] = (), streams: dict[str, Any] | None = None, **asked: Any
+    ) -> "subprocess.Popen[str]":
         """Ranks of `python -c code`, or of a script file where `script` is asked."""
         argv = [code, *asked.pop("arguments", [])] if asked.get("script") else [sys.executable, "-u", "-c", code]
         description = json.dumps({"argv": argv, **asked})
@@ -90,7 +92,8 @@ class Supervised:
         stdout, stderr = process.communicate(timeout=bound_s)
         seconds = time.monotonic() - begun
         assert marked(self.mark) == [], "processes of the run are left"
-        outcome = json.loads(stdout.splitlines()[-1]) if stdout.strip().endswith("}") else {}
+        last = stdout.strip().rpartition("\n")[2]
+        outcome = json.loads(last) if last.startswith("{") else {}
         return Result(process.returncode, seconds, stdout, stderr, outcome)
 
     def run(self, code: str, *, bound_s: float = 20.0, **asked: Any) -> Result:

@@ -81,7 +81,9 @@ def bulk(total_mb: int, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["lines", "line", "junk"])
 def test_a_flood_of_output_is_capped(supervised: Supervised, tmp_path: Path, kind: str) -> None:
     limits = {"log_limit": 4 << 20, "log_tail": 1 << 16}
-    result = supervised.run(bulk(100, kind), ranks=1, log_dir=str(tmp_path), lines=True, options=limits, streams={"stderr": subprocess.DEVNULL})
+    result = supervised.run(
+        bulk(100, kind), ranks=1, log_dir=str(tmp_path), lines=True, options=limits, streams={"stderr": subprocess.DEVNULL}
+    )
     assert result.exit_code == 0
     assert result.outcome["rss_mib"] < 64
     log = (tmp_path / "rank-0.log").read_bytes()
@@ -136,7 +138,8 @@ def test_signals_to_the_supervisor(supervised: Supervised, number: signal.Signal
 
 def test_a_rank_that_cleans_up_on_term_gets_to_do_so(supervised: Supervised, tmp_path: Path) -> None:
     note = tmp_path / "note"
-    code = f"import signal, sys, time\ndef bye(*_): open({str(note)!r}, 'w').write('clean'); sys.exit(0)\nsignal.signal(15, bye)\ntime.sleep(60)"
+    code = f"import signal, sys, time\ndef bye(*_):\n    open({str(note)!r}, 'w').write('clean'); sys.exit(0)\n"
+    code += "signal.signal(15, bye)\ntime.sleep(60)"
     process = supervised.start(code, ranks=1)
     wait_for(lambda: len(marked(supervised.mark)) == 2)
     time.sleep(0.3)
@@ -155,7 +158,7 @@ def test_a_killed_supervisor_takes_its_ranks_along(supervised: Supervised) -> No
 
 
 def test_user_signals_are_passed_on(supervised: Supervised) -> None:
-    code = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (print('checkpoint'), sys.exit(0)))\nprint('ready')\ntime.sleep(60)"
+    code = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (print('checkpoint'), sys.exit(0)))\ntime.sleep(60)"
     process = supervised.start(code)
     wait_for(lambda: len(marked(supervised.mark)) == 3)
     time.sleep(0.5)
@@ -253,13 +256,13 @@ def test_the_callers_state_is_put_back() -> None:
     from entrypoints.placement.model import RankPlan
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)]
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     affinity = os.sched_getaffinity(0)
     bystander = subprocess.Popen(["sleep", "30"])
     outcome = run([RankCommand(RankPlan(0, cpus=(min(affinity),)), ("true",))], LaunchOptions(quiet=True))
     assert outcome.exit_code == 0 and outcome.ranks[0].ok
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)] == before
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert os.sched_getaffinity(0) == affinity
     assert bystander.poll() is None, "a child that was there before is not a leftover of the run"
     bystander.kill()

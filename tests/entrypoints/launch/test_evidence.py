@@ -1,0 +1,160 @@
+"""What is read from /proc and sysfs, and the verdict over it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints.binding import BindMode
+from entrypoints.launch import evidence
+from entrypoints.launch.verdict import verdict
+from entrypoints.placement.model import MemoryPolicy, RankPlan
+from tests.entrypoints.launch.conftest import Supervised
+
+NUMA_MAPS = """\
+00400000 prefer:1 file=/usr/bin/python3.11 mapped=600 mapmax=9 N0=590 N1=10 kernelpagesize_kB=4
+01a2b000 prefer:1 heap anon=100 dirty=100 N1=100 kernelpagesize_kB=4
+7f0000000000 prefer:1 anon=20 dirty=20 N0=5 N1=15 kernelpagesize_kB=4
+7f1000000000 bind:0 huge anon=3 dirty=3 N0=3 kernelpagesize_kB=2048
+7f2000000000 prefer:1
+7ffc00000000 prefer:1 stack anon=3 dirty=3 N1=3 kernelpagesize_kB=4
+"""
+
+
+def test_numa_maps_are_summed_in_bytes_by_page_size() -> None:
+    found = evidence.numa_maps_summary(NUMA_MAPS)
+    assert found == {
+        "policy": "prefer:1",
+        "memory_bytes": {"1": (100 + 15 + 3) * 4096, "0": 5 * 4096 + 3 * 2048 * 1024},
+        "file_bytes": {"0": 590 * 4096, "1": 10 * 4096},
+    }
+    assert evidence.numa_maps_summary("")["policy"] is None
+
+
+def test_a_live_process_is_sampled_with_its_stray_threads() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one CPU: no thread can be elsewhere")
+    code = (
+        "import os, threading, time\nheld = bytearray(b'x' * (8 << 20))\n"
+        f"os.sched_setaffinity(0, {{{cpus[0]}}})\n"
+        f"def stray(): os.sched_setaffinity(0, {{{cpus[1]}}}); print('up', flush=True); time.sleep(30)\n"
+        "threading.Thread(target=stray, daemon=True).start()\ntime.sleep(30)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = evidence.sample(process.pid, [cpus[0]])
+        started = evidence.after_start(process.pid)
+        process.kill()
+    assert (found["threads"], found["threads_outside"]) == (2, 1)
+    assert sum(found["memory_bytes"].values()) >= 8 << 20
+    assert started["cpus"] == str(cpus[0])
+    assert evidence.sample(process.pid, [0]) == {} and evidence.after_start(process.pid) == {}
+
+
+def test_the_fuller_sample_is_kept() -> None:
+    def one(size: int, outside: int, policy: str) -> dict[str, Any]:
+        return {"threads": 3, "threads_outside": outside, "policies": [policy], "memory_bytes": {"0": size}}
+
+    merged = evidence.merge(one(10, 0, "default"), one(5, 2, "prefer:0"))
+    assert merged == {"threads": 3, "threads_outside": 2, "policies": ["default", "prefer:0"], "memory_bytes": {"0": 10}}
+    assert evidence.merge({}, merged) == merged == evidence.merge(merged, {})
+
+
+def counters(root: Path, **ports: tuple[int, int]) -> None:
+    for name, (sent, received) in ports.items():
+        folder = root / "class/infiniband" / name / "ports/1/counters"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "port_xmit_data").write_text(f"{sent}\n")
+        (folder / "port_rcv_data").write_text(f"{received}\n")
+
+
+def test_port_counters_are_words_of_four_bytes(tmp_path: Path) -> None:
+    ports = [("mlx5_0", 1), ("mlx5_1", 1), ("mlx5_2", 1), ("none", 1)]
+    counters(tmp_path, mlx5_0=(1000, 2000), mlx5_1=(5, 5), mlx5_2=(9, 9))
+    before = evidence.port_counters(ports, tmp_path)
+    counters(tmp_path, mlx5_0=(1500, 2001), mlx5_1=(0, 0), mlx5_2=(9, 9))
+    moved = evidence.traffic(before, evidence.port_counters(ports, tmp_path))
+    assert moved == {"mlx5_0:1": {"xmit_bytes": 2000, "rcv_bytes": 4}, "mlx5_2:1": {"xmit_bytes": 0, "rcv_bytes": 0}}, (
+        "a reset gives no figure"
+    )
+
+
+def test_port_traffic_of_a_run(supervised: Supervised, tmp_path: Path) -> None:
+    counters(tmp_path, mlx5_0=(1000, 0))
+    file = tmp_path / "class/infiniband/mlx5_0/ports/1/counters/port_xmit_data"
+    code = f"import os\nif os.environ['EPBOX_RANK'] == '0': open({str(file)!r}, 'w').write('5001000')"
+    result = supervised.run(code, hca="mlx5_0", sysfs=str(tmp_path))
+    assert [rank["evidence"]["traffic"] for rank in result.ranks] == [{"xmit_bytes": 20_000_000, "rcv_bytes": 0}] * 2
+
+
+def test_nvshmem_lines_are_picked(supervised: Supervised) -> None:
+    code = (
+        "print('noise\\nNVSHMEM INFO setting dev_id = 3\\nNVSHMEM INFO NIC handler will be GPU\\nNVSHMEM INFO setting dev_id = 3\\nmore')"
+    )
+    result = supervised.run(code, ranks=1)
+    assert result.ranks[0]["evidence"]["nvshmem"] == ["NVSHMEM INFO setting dev_id = 3", "NVSHMEM INFO NIC handler will be GPU"]
+
+
+PLANS = [RankPlan(i, cpus=(2 * i, 2 * i + 1), memory=MemoryPolicy("preferred", (i % 2,)), hca=f"mlx5_{i}", port=1) for i in range(4)]
+
+
+def good(rank: int, **changed: Any) -> dict[str, Any]:
+    moved = {"xmit_bytes": 5 << 20, "rcv_bytes": 5 << 20}
+    return {
+        "cpus": f"{2 * rank}-{2 * rank + 1}",
+        "degradations": [],
+        "threads": 9,
+        "threads_outside": 0,
+        "memory_bytes": {str(rank % 2): 100 << 20},
+        "rail": f"mlx5_{rank}:1",
+        "traffic": moved,
+        **changed,
+    }
+
+
+def test_all_on_plan() -> None:
+    found = verdict(PLANS, [good(i) for i in range(4)])
+    assert found.ok and found.text == "4 of 4 ranks on plan, 4 of 4 rails carried traffic"
+    assert verdict(PLANS, [good(i, traffic=None) for i in range(4)], expect_traffic=False).text == "4 of 4 ranks on plan"
+
+
+@pytest.mark.parametrize(
+    ("changed", "head", "words"),
+    [
+        ({"cpus": "0-7"}, "3 of 4 ranks on plan, 4 of 4", "rank 2: may run on CPUs 0-7, planned 4-5"),
+        ({"threads_outside": 3}, "3 of 4 ranks on plan, 4 of 4", "rank 2: 3 of 9 threads left the planned CPUs"),
+        ({"memory_bytes": {"0": 78 << 20, "1": 22 << 20}}, "3 of 4 ranks on plan, 4 of 4", "rank 2: 78% of its memory is on node 0"),
+        (
+            {"degradations": ["memory policy preferred: refused (EPERM); do this"]},
+            "3 of 4",
+            "rank 2: memory policy preferred: refused (EPERM)",
+        ),
+        ({"traffic": {"xmit_bytes": 900, "rcv_bytes": 0}}, "4 of 4 ranks on plan, 3 of 4 rails", "rail mlx5_2:1 carried nothing"),
+        ({"traffic": None}, "4 of 4 ranks on plan, 3 of 4 rails", "rail mlx5_2:1 has no port counters"),
+    ],
+)
+def test_what_deviates_is_named(changed: dict[str, Any], head: str, words: str) -> None:
+    found = verdict(PLANS, [good(i, **(changed if i == 2 else {})) for i in range(4)])
+    assert not found.ok and found.text.startswith(head) and words in found.text and "do this" not in found.text
+
+
+def test_equal_deviations_are_told_once() -> None:
+    found = verdict(PLANS, [good(i, degradations=["affinity: refused"]) for i in range(4)])
+    assert found.text.startswith("0 of 4 ranks on plan") and found.deviations[0] == "ranks 0-3: affinity: refused"
+
+
+def test_what_was_not_asked_for_is_no_deviation() -> None:
+    wild = [good(i, cpus="0-63", threads_outside=9, memory_bytes={"7": 1 << 30}) for i in range(4)]
+    assert verdict(PLANS, wild, BindMode(cpu=False, mem=False)).text.startswith("4 ranks, not bound (--bind nic), 4 of 4 rails")
+    assert verdict(PLANS, wild, BindMode(mem=False)).text.startswith("0 of 4 ranks on plan")
+
+
+def test_without_evidence_nothing_is_claimed() -> None:
+    found = verdict(PLANS, [{} for _ in PLANS])
+    assert not found.ok
+    assert found.text.startswith("0 of 4 ranks on plan, rail traffic unknown (no port counters here); ranks 0-3: left no evidence")

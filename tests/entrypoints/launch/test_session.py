@@ -1,0 +1,239 @@
+"""Nodes that meet over TCP on this host: late, twice, strange, silent or dying ones."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from entrypoints.errors import EPBoxError, RankFailed, TimedOut, UsageError
+from entrypoints.launch import session as session_module
+from entrypoints.launch.rendezvous import Rendezvous, Session, exchange
+from tests.entrypoints.launch.conftest import Supervised, marked, wait_for
+
+Value = dict[str, Any]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1]) - 1
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as executor:
+        yield executor
+
+
+def node(rank: int, nodes: int, port: int, host: str = "localhost", run: str = "") -> Rendezvous:
+    return Rendezvous(rank, nodes, host, port, "test", run)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_all_nodes_get_all_facts_in_rank_order(pool: ThreadPoolExecutor, port: int, host: str) -> None:
+    if host == "::1" and not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    found = [pool.submit(exchange, node(rank, 4, port, host), {"hostname": f"h{rank}"}, 10) for rank in (2, 0, 3, 1)]
+    assert [future.result() for future in found] == [[{"hostname": f"h{rank}"} for rank in range(4)]] * 4
+
+
+def test_a_single_node_needs_no_network() -> None:
+    assert exchange(Rendezvous(), {"a": 1}, 0.1) == [{"a": 1}]
+
+
+def test_a_late_master_is_waited_for_and_named(pool: ThreadPoolExecutor, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
+    said: list[str] = []
+    early = Session(node(1, 2, port), said.append)
+    future = pool.submit(early.open, {"n": 1}, 10)
+    time.sleep(0.8)
+    assert exchange(node(0, 2, port), {"n": 0}, 10) == [{"n": 0}, {"n": 1}]
+    assert future.result() == [{"n": 0}, {"n": 1}]
+    early.close()
+    assert any(f"waits for node 0 at localhost port {port + 1}: Connection refused" in line for line in said)
+
+
+def test_an_unreachable_master_ends_in_bounded_time(port: int) -> None:
+    begun = time.monotonic()
+    with pytest.raises(TimedOut) as caught:
+        exchange(node(1, 2, port), {}, 0.5)
+    assert time.monotonic() - begun < 2
+    assert f"localhost port {port + 1}" in str(caught.value) and "Connection refused" in str(caught.value)
+
+
+def test_a_name_that_does_not_resolve_is_said(port: int) -> None:
+    with pytest.raises(TimedOut, match=r"no-such-host\.invalid"):
+        exchange(node(1, 2, port, "no-such-host.invalid"), {}, 0.5)
+
+
+def test_missing_nodes_are_named_to_everyone(pool: ThreadPoolExecutor, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
+    said: dict[int, list[str]] = {0: [], 2: []}
+    sessions = {rank: Session(node(rank, 4, port), said[rank].append) for rank in said}
+    futures = {rank: pool.submit(sessions[rank].open, {}, 1.0 if rank == 0 else 5.0) for rank in said}
+    for rank, future in futures.items():
+        with pytest.raises(TimedOut) as caught:
+            future.result()
+        assert "node 1, 3 of 4 did not come" in str(caught.value), rank
+        assert any("node 0 waits for node 1, 3" in line for line in said[rank])
+        sessions[rank].close()
+
+
+def test_strangers_do_no_harm(pool: ThreadPoolExecutor, port: int) -> None:
+    master = pool.submit(exchange, node(0, 2, port), {"n": 0}, 10)
+    idle = []
+    for data in (
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01" + bytes(range(256)) * 400,
+        b"",
+        b"[1]\n",
+        b'{"epbox": "other"}\n',
+        b"{}\n",
+    ):
+        wait_for(lambda: _connects(port + 1))
+        stranger = socket.create_connection(("127.0.0.1", port + 1))
+        stranger.sendall(data)
+        idle.append(stranger)
+    idle[0].close()
+    assert exchange(node(1, 2, port), {"n": 1}, 10) == master.result() == [{"n": 0}, {"n": 1}]
+    for stranger in idle:
+        stranger.close()
+
+
+def _connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_two_runs_on_one_port_do_not_mix(pool: ThreadPoolExecutor, port: int) -> None:
+    found = {run: [pool.submit(exchange, node(rank, 2, port, run=run), {"run": run}, 15) for rank in (1, 0)] for run in ("a", "b")}
+    for run, futures in found.items():
+        assert [future.result() for future in futures] == [[{"run": run}] * 2] * 2
+
+
+def test_two_processes_with_one_node_rank(pool: ThreadPoolExecutor, port: int) -> None:
+    futures = [pool.submit(exchange, node(rank, 3, port), {}, 5) for rank in (0, 1, 1)]
+    errors = [future.exception() for future in futures]
+    assert all(isinstance(error, EPBoxError) for error in errors)
+    assert isinstance(errors[0], UsageError) and "two processes call themselves node 1" in str(errors[0])
+
+
+def test_nodes_that_count_differently(pool: ThreadPoolExecutor, port: int) -> None:
+    master = pool.submit(exchange, node(0, 2, port), {}, 5)
+    with pytest.raises(UsageError, match="counts 3 nodes, node 0 counts 2"):
+        exchange(node(1, 3, port), {}, 5)
+    assert isinstance(master.exception(), UsageError)
+
+
+def test_a_restarted_node_takes_its_place(pool: ThreadPoolExecutor, port: int) -> None:
+    master = pool.submit(exchange, node(0, 3, port), {"n": 0}, 10)
+    first = Session(node(1, 3, port))
+    early = pool.submit(first.open, {"n": "dies"}, 0.6)
+    with pytest.raises(EPBoxError):
+        early.result()
+    first.close()
+    others = [pool.submit(exchange, node(rank, 3, port), {"n": rank}, 10) for rank in (1, 2)]
+    assert master.result() == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert [other.result() for other in others] == [master.result()] * 2
+
+
+def pair(pool: ThreadPoolExecutor, port: int) -> tuple[Session, Session]:
+    sessions = Session(node(0, 2, port)), Session(node(1, 2, port))
+    futures = [pool.submit(each.open, {}, 10) for each in sessions]
+    for future in futures:
+        future.result()
+    return sessions
+
+
+def test_results_are_gathered_and_large(pool: ThreadPoolExecutor, port: int) -> None:
+    sessions = pair(pool, port)
+    big = {"log": "x" * 3_000_000}
+    futures: list[Future[list[Value]]] = [pool.submit(each.gather, big, 10) for each in sessions]
+    assert [future.result() for future in futures] == [[big, big]] * 2
+    for each in sessions:
+        each.close()
+
+
+def test_a_lost_node_is_noticed(pool: ThreadPoolExecutor, port: int) -> None:
+    first, second = pair(pool, port)
+    assert first.lost() is None and second.lost() is None
+    second.close()
+    wait_for(lambda: first.lost() is not None, 2)
+    cause, code = first.lost() or ("", 0)
+    assert "node 1" in cause and "is gone" in cause and code == 4
+    first.close()
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_node_that_leaves_before_its_results(pool: ThreadPoolExecutor, port: int, leaver: int) -> None:
+    sessions = pair(pool, port)
+    sessions[leaver].close()
+    with pytest.raises(RankFailed, match=f"node {leaver} .* is gone"):
+        sessions[1 - leaver].gather({}, 5)
+    sessions[1 - leaver].close()
+
+
+def test_a_silent_node_ends_the_gathering_in_bounded_time(pool: ThreadPoolExecutor, port: int) -> None:
+    sessions = pair(pool, port)
+    with pytest.raises(TimedOut, match=r"node 1 .* did not answer within 0.3 s"):
+        sessions[0].gather({}, 0.3)
+    for each in sessions:
+        each.close()
+
+
+def test_after_a_failure_what_there_is_can_be_gathered(pool: ThreadPoolExecutor, port: int) -> None:
+    first, second = pair(pool, port)
+    second.abort("rank 9 exited with code 1")
+    wait_for(lambda: first.lost() is not None, 2)
+    assert "rank 9 exited with code 1" in (first.lost() or ("",))[0]
+    futures = [pool.submit(each.gather, {"n": i}, 5) for i, each in enumerate((first, second))]
+    assert [future.result() for future in futures] == [[{"n": 0}, {"n": 1}]] * 2
+    first.close()
+    second.close()
+
+
+def fleet(supervised: Supervised, port: int, codes: list[str], **options: Any) -> list[Any]:
+    return [
+        supervised.start(code, node_rank=rank, nodes=len(codes), port=port, ranks=2, options=options) for rank, code in enumerate(codes)
+    ]
+
+
+IDLE = "import time; time.sleep(60)"
+
+
+def test_two_supervised_nodes(supervised: Supervised, port: int) -> None:
+    runs = [run.communicate(timeout=30) for run in fleet(supervised, port, ["print('hi')"] * 2)]
+    assert [json.loads(out)["exit_code"] for out, _ in runs] == [0, 0]
+    assert json.loads(runs[0][0])["everyone"] == [{"ranks": 2}, {"ranks": 2}]
+    assert "[rank 3] hi" in runs[1][1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_node_that_dies_ends_the_other_soon(supervised: Supervised, port: int, victim: int) -> None:
+    runs = fleet(supervised, port, [IDLE] * 2)
+    wait_for(lambda: len(marked(supervised.mark)) == 6)
+    time.sleep(0.3)
+    runs[victim].kill()
+    begun = time.monotonic()
+    output, _ = runs[1 - victim].communicate(timeout=10)
+    assert time.monotonic() - begun < 5
+    outcome = json.loads(output)
+    assert outcome["exit_code"] == 4 and f"node {victim} " in outcome["cause"] and "is gone" in outcome["cause"]
+    runs[victim].communicate()
+    wait_for(lambda: marked(supervised.mark) == [], 3)
+
+
+def test_a_rank_that_dies_on_one_node_is_named_on_all(supervised: Supervised, port: int) -> None:
+    dies = "import os, sys, time\nif os.environ['EPBOX_RANK'] == '3': time.sleep(0.5); sys.exit(9)\ntime.sleep(60)"
+    begun = time.monotonic()
+    outcomes = [json.loads(run.communicate(timeout=20)[0]) for run in fleet(supervised, port, [IDLE, dies, IDLE])]
+    assert time.monotonic() - begun < 12
+    assert [each["exit_code"] for each in outcomes] == [4, 4, 4]
+    assert all("rank 3 " in each["cause"] and "code 9" in each["cause"] for each in outcomes), outcomes
