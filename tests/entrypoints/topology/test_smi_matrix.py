@@ -175,7 +175,10 @@ def test_sixteen_gpus_and_double_digit_nics() -> None:
     lines = ["\t" + "\t".join(names) + "\tCPU Affinity\tNUMA Affinity"]
     for name in names[:16]:
         number = int(name[3:])
-        cells = [" X " if other == name else "NV6" if other.startswith("GPU") else "PIX" if int(other[3:]) == number else "SYS" for other in names]
+        cells = [
+            " X " if other == name else "NV6" if other.startswith("GPU") else "PIX" if int(other[3:]) == number else "SYS"
+            for other in names
+        ]
         lines.append("\t".join([name, *cells, "0-23", str(number // 8)]))
     topology = parse_matrix("\n".join(lines), "m.txt")
     assert len(topology.gpus) == 16
@@ -201,7 +204,12 @@ def test_order_of_rows_and_columns_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["GPU0 GPU1 NIC0 CPU Affinity\n", "\tGPU0\tGPU1\n\nLegend:\n  X = Self\n", "GPU0 is hot\n", "\tGPU0\tGPU1\nGPU0\tNV1\tX\nGPU1\tX\tNV1\n"],
+    [
+        "GPU0 GPU1 NIC0 CPU Affinity\n",
+        "\tGPU0\tGPU1\n\nLegend:\n  X = Self\n",
+        "GPU0 is hot\n",
+        "\tGPU0\tGPU1\nGPU0\tNV1\tX\nGPU1\tX\tNV1\n",
+    ],
 )
 def test_no_usable_row_is_an_error_with_a_line(text: str) -> None:
     with pytest.raises(UsageError, match=r"m\.txt:1"):
