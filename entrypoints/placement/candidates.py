@@ -161,13 +161,17 @@ def _structure_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) ->
     near = [hca for hca in hcas if near_gpus(hca, gpus, levels)]
     telling = _telling(hcas, gpus, levels)
     kinds = {(hca.board, rate(hca), link_layer(hca)) for hca in near}
+    alike = [
+        hca
+        for hca in hcas
+        if _is_far(hca, telling, levels) and None not in (kind := (hca.board, rate(hca), link_layer(hca))) and kind in kinds
+    ]
+    # The same card model at the same rate on the same kind of link, and rails are short: rails in far slots, if then every rail
+    # serves as many GPUs as the next. Four rails and one more card of their kind are four rails and a storage card.
+    far_rails = alike if 0 < len(near) < len(gpus) and len(gpus) % (len(near) + len(alike)) == 0 else []
 
     def reason(hca: Hca) -> str | None:
-        if not near or not _is_far(hca, telling, levels):
-            return None
-        kind = (hca.board, rate(hca), link_layer(hca))
-        if len(near) < len(gpus) and None not in kind and kind in kinds:
-            # The same card model at the same rate on the same kind of link, and rails are short: a rail in a far slot.
+        if not near or hca in far_rails or not _is_far(hca, telling, levels):
             return None
         best = "NODE" if any(levels.get((gpu.index, hca.label)) == "NODE" for gpu in gpus) else "SYS"
         return f"near none of the GPUs ({best} at best), while {len(near)} others share a switch with one: not their rail"

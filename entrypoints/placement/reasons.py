@@ -89,7 +89,25 @@ def plan_warnings(
     if unnamed and fabric:
         warnings.append(f"{ranks_text(unnamed)}: the source gives no verbs name for the HCA, so no NVSHMEM_HCA_LIST can be written")
     warnings += _idle_ports(topology, plans, found)
+    if fabric:
+        warnings += _nvlink_gaps(topology, plans)
     return warnings
+
+
+def _nvlink_gaps(topology: Topology, plans: Sequence[RankPlan]) -> list[str]:
+    """GPUs of this plan that NVLink does not join: DeepEP's kernels write into every peer's memory."""
+    # A GPU with an HCA at an unknown distance is a cut row of a matrix: what it lacks there was not said.
+    used = {plan.gpu_index for plan in plans if plan.path is not None or plan.hca is None}
+    links = {gpu.index: used & set(gpu.nvlink) for gpu in topology.gpus if gpu.index in used and gpu.nvlink is not None}
+    if len(links) < 2:
+        return []
+    lonely = [gpu for gpu, peers in links.items() if not peers]
+    if len(lonely) == len(links):
+        return ["no NVLink joins these GPUs: DeepEP needs it between all GPUs of a host"]
+    gaps = [gpu for gpu, peers in links.items() if len(peers | {gpu}) < len(used)]
+    if lonely:
+        return [f"GPU {format_list(lonely)} has no NVLink while the others have: a fault of this host, or of its fabric manager"]
+    return [f"NVLink does not join all pairs of GPUs {format_list(gaps)}: DeepEP needs that"] if gaps else []
 
 
 def _idle_ports(topology: Topology, plans: Sequence[RankPlan], found: Candidates) -> list[str]:

@@ -184,6 +184,31 @@ def test_a_rail_at_half_rate_stays_with_a_warning_and_a_slow_one_goes() -> None:
     assert "25 Gb/s" in left_out(slow)["mlx5_3"]
 
 
+def test_far_rails_of_the_same_kind_stay_where_the_count_is_even() -> None:
+    """4 rails at every second GPU. 4 more of their kind in far slots make 8 rails; one more is a storage card."""
+    near = rails(board="MT_838")
+    near = replace(near, hcas=near.hcas[::2])
+    far = [nic(f"far_{i}", f"0000:f{i}:00.0", i // 2, (f"pci0000:f{i}",), board="MT_838") for i in range(4)]
+    chosen = placed(with_hcas(near, *far))
+    assert chosen[::2] == IDENTITY[::2]
+    assert chosen[1::2] == [f"far_{i}" for i in range(4)]
+    assert placed(with_hcas(near, far[0])) == placed(near) == [f"mlx5_{i // 2 * 2}" for i in range(8)]
+    assert set(left_out(with_hcas(near, far[0]))) == {"far_0"}
+
+
+def nvlinked(*peers: tuple[int, ...] | None) -> str:
+    host = rails(gpus=len(peers))
+    host = replace(host, gpus=tuple(replace(gpu, nvlink=links) for gpu, links in zip(host.gpus, peers, strict=True)))
+    return " ".join(make_plan(host, PlanOptions(environ={})).warnings)
+
+
+def test_nvlink_gaps_are_said() -> None:
+    assert "GPU 2 has no NVLink while the others have" in nvlinked((1, 3), (0, 3), (), (0, 1))
+    assert "does not join all pairs of GPUs 0-3" in nvlinked((1,), (0,), (3,), (2,))
+    assert "no NVLink joins these GPUs" in nvlinked((), ())
+    assert nvlinked((1,), (0,)) == nvlinked(None, None) == nvlinked(()) == ""
+
+
 def test_virtual_functions_count_once() -> None:
     """64 VFs beside their PFs (bare metal with SR-IOV): the PFs. In a pod that may open VFs only: one VF a PF."""
     host = rails()
