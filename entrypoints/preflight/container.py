@@ -144,7 +144,7 @@ def runtime(host: Host) -> Answer:
     kind = environment_kind(host)
     lacking = missing(host)
     if not lacking:
-        return passed(f"{kind}; nothing is missing for {host.workload}")
+        return passed("no container" if kind == "host" else f"{kind}; nothing is missing for {host.workload}")
     shown = f"{kind}; missing: " + ", ".join(flag.docker for flag in lacking)
     return warned(shown, f"{docker_run(host)}  |  pod: {pod_spec(host)}")
 

@@ -43,18 +43,19 @@ def nvidia_functions(host: Host) -> int:
 
 
 def missing(host: Host) -> tuple[Flag, ...]:
-    """Flags that this process lacks for its workload; what cannot be read is not called missing."""
+    """Flags that this container lacks for its workload; what cannot be read is not called missing, and a bare host lacks none."""
     lacking: list[Flag] = []
-    in_container = environment_kind(host) != "host"
+    if environment_kind(host) == "host":
+        return ()
     if host.deepep and nvidia_functions(host) and not host.files.exists("dev/nvidiactl"):
         lacking.append(Flag("--gpus all", "GPUs are on the bus, /dev/nvidiactl is not here"))
     if host.deepep and host.topology.hcas and all(hca.openable is False for hca in host.topology.hcas):
         lacking.append(Flag("--device=/dev/infiniband", "HCAs are in sysfs, no uverbs node opens"))
     if host.deepep and _memlock_short(host):
         lacking += [Flag("--ulimit memlock=-1", "RDMA pins memory"), Flag("--cap-add IPC_LOCK", "RDMA pins memory")]
-    if in_container and _mempolicy_denied(host):
+    if _mempolicy_denied(host):
         lacking.append(Flag("--cap-add SYS_NICE", "set_mempolicy is denied"))
-    if in_container and _shm_small(host):
+    if _shm_small(host):
         lacking.append(Flag("--ipc=host", "/dev/shm is below 1 GiB"))
     return tuple(lacking)
 

@@ -61,6 +61,10 @@ def several(*changes: Break) -> Break:
     return lambda host: [change(host) for change in changes]
 
 
+def docker(*changes: Break) -> Break:
+    return several(write(".dockerenv", ""), *changes)
+
+
 def workload(name: str) -> Break:
     return lambda host: setattr(host, "workload", name)
 
@@ -122,7 +126,7 @@ GOOD: dict[str, list[Break | None]] = {
         env(NCCL_SOCKET_IFNAME="^lo,docker"),
         env(NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME="=eth0"),
     ],
-    "container.runtime": [None],
+    "container.runtime": [None, write(".dockerenv", ""), remove("dev/nvidiactl")],
     "container.memlock": [None, write("proc/self/limits", limits(memlock="65536"))],
     "container.nofile": [None],
     "container.shm": [None],
@@ -203,15 +207,12 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (several(job(2), write("sys/class/net/eth0/operstate", "down")), "FAIL", "no interface"),
     ],
     "container.runtime": [
-        (several(write(".dockerenv", ""), lambda host: setattr(host.probes, "mempolicy", errno.EPERM)), "WARN", "SYS_NICE"),
-        (remove("dev/nvidiactl"), "WARN", "--gpus all"),
-        (lambda host: setattr(host, "openable", False), "WARN", "/dev/infiniband"),
-        (
-            several(write("proc/self/limits", limits(memlock="65536")), write("proc/self/status", status(UNPRIVILEGED))),
-            "WARN",
-            "memlock=-1",
-        ),
+        (docker(lambda host: setattr(host.probes, "mempolicy", errno.EPERM)), "WARN", "SYS_NICE"),
+        (docker(remove("dev/nvidiactl")), "WARN", "--gpus all"),
+        (docker(lambda host: setattr(host, "openable", False)), "WARN", "/dev/infiniband"),
+        (docker(write("proc/self/limits", limits("65536")), write("proc/self/status", status(UNPRIVILEGED))), "WARN", "memlock=-1"),
         (several(write("run/.containerenv", ""), lambda host: setattr(host.probes, "shm", (64 << 20, 64 << 20))), "WARN", "--ipc=host"),
+        (remove("proc/self/status"), "NOT_RUN", "absent"),
     ],
     "container.memlock": [
         (several(write("proc/self/limits", limits(memlock="65536")), write("proc/self/status", status(UNPRIVILEGED))), "FAIL", "64 KiB"),
