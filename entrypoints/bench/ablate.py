@@ -1,6 +1,6 @@
 """bench --ablate: what each part of the binding is worth here. Arms take turns, so drift of the host hits all alike."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,9 @@ from entrypoints.binding import BindMode
 from entrypoints.launch.session import Session
 from entrypoints.output import say, table
 from entrypoints.workloads.timing import quantile
+
+#: Runs of an arm below which nothing is called a difference.
+LEAST_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,18 @@ def arms(job: Job) -> list[Arm]:
     return found
 
 
+def equal_arms(job: Job) -> dict[str, str]:
+    """Arms that cannot differ from the one before on this host, and why: what they differ by is chance."""
+    found = {}
+    if not any(rank.hca for rank in job.plan.ranks):
+        found["nic"] = "no HCA here, so nic equals none: their difference is chance, and smaller ones count as noise"
+    if len(job.topology.numa_nodes) < 2:
+        found["nic+cpu+mem"] = (
+            "one memory node here, so nic+cpu+mem equals nic+cpu: their difference is chance, and smaller ones count as noise"
+        )
+    return found
+
+
 def run(job: Job, folder: Path, session: Session) -> list[NodeRun]:
     """--runs rounds; each round goes through all arms, every second one backwards. The first failure ends it."""
     launches: list[NodeRun] = []
@@ -61,11 +76,13 @@ def _samples(run: dict[str, Any], best: dict[str, Any], key: str) -> tuple[float
     return value, value * spread["median"] / spread["p75"], value * spread["median"] / spread["p25"]
 
 
-def compare(document: dict[str, Any]) -> list[dict[str, Any]]:
+def compare(document: dict[str, Any], equal: Collection[str] = ()) -> list[dict[str, Any]]:
     """Per operation and arm: median over runs, spread (p25..p75), change against the arm before, and whether that is noise.
 
-    A change counts when it is larger than the spreads of both arms together; anything smaller is noise. With one run the
-    spread is that of the repeats inside it, with more the wider of the two.
+    A change counts only when it is larger than the wider of the two spreads; anything smaller is noise. A spread covers
+    the repeats inside the runs and the runs themselves, whichever is wider. Arms in `equal` cannot differ from the one
+    before: their change is noise by definition, and no smaller change of that operation counts. Fewer than LEAST_RUNS
+    runs leave it undecided (null): whole runs differ by more than the repeats inside one show.
     """
     several = document["shape"]["nodes"] > 1
     key = "rdma_gbps" if several else "nvl_gbps"
@@ -95,8 +112,14 @@ def compare(document: dict[str, Any]) -> list[dict[str, Any]]:
             }
             row |= _change(row, before.get((op, dtype)))
             before[op, dtype] = row
-            rows.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
-    return rows
+            rows.append(row)
+    for row in rows:
+        chance = [
+            abs(r["change"]) for r in rows if r["arm"] in equal and r["op"] == row["op"] and r["dtype"] == row["dtype"] and r["change"]
+        ]
+        if row["noise"] is not None:
+            row["noise"] = row["noise"] or row["arm"] in equal or abs(row["change"]) <= max(chance, default=0.0)
+    return [{name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()} for row in rows]
 
 
 def _operations(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str | None]]:
@@ -104,11 +127,12 @@ def _operations(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str | None]]:
 
 
 def _change(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    if before is None:
+    if before is None or not before["median_gbps"]:
         return {"change": None, "noise": None}
     difference = row["median_gbps"] - before["median_gbps"]
-    spread = ((row["high_gbps"] - row["low_gbps"]) + (before["high_gbps"] - before["low_gbps"])) / 2
-    return {"change": difference / before["median_gbps"] if before["median_gbps"] else None, "noise": abs(difference) <= spread}
+    spread = max(each["high_gbps"] - each["low_gbps"] for each in (row, before))
+    decided = min(row["runs"], before["runs"]) >= LEAST_RUNS
+    return {"change": difference / before["median_gbps"], "noise": abs(difference) <= spread if decided else None}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
@@ -116,7 +140,8 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         change = row["change"]
-        told = "-" if change is None else f"{change:+.1%} noise" if row["noise"] else f"{change:+.1%}"
+        verdict = {True: " noise", False: "", None: " ?"}[row["noise"]]
+        told = "-" if change is None else f"{change:+.1%}{verdict}"
         label = f"{row['op']} {row['dtype'].upper()}" if row["dtype"] else row["op"]
         lines.append(
             [label, row["arm"], f"{row['median_gbps']:.3f}", f"{row['low_gbps']:.3f} .. {row['high_gbps']:.3f}", told, row["runs"]]
@@ -124,6 +149,6 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     order = list(dict.fromkeys(line[0] for line in lines))
     lines.sort(key=lambda line: order.index(line[0]))
     head = ["operation", "arm", "median GB/s", "spread", "against the arm before", "runs"]
-    legend = "noise: the difference is within the spreads (p25 .. p75) of the two arms"
-    few = "" if all(row["runs"] > 2 for row in rows) else "\nfew runs: use --runs 5 or more before believing a difference"
+    legend = "noise: the difference is not larger than the wider spread (p25 .. p75) of the two arms"
+    few = f"\n?: fewer than {LEAST_RUNS} runs decide nothing, use --runs" if any(row["runs"] < LEAST_RUNS for row in rows) else ""
     return table(head, lines) + "\n" + legend + few

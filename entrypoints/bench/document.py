@@ -131,7 +131,8 @@ def result(job: Job, nodes: Sequence[dict[str, Any]], code: int, verdict: str, s
         "rendezvous": {"nodes": job.rendezvous.nodes, "master_port": job.rendezvous.master_port, "source": job.rendezvous.source},
         "engine": identity.engine(),
         "image": own["image"],
-        "versions": own["versions"],
+        # The ranks may run in another interpreter than this program (EPBOX_PYTHON).
+        "versions": {**own["versions"], **{"torch": run["torch"] for run in runs[:1] if "torch" in run}},
     }
 
 
@@ -155,6 +156,7 @@ def verdict(job: Job, nodes: Sequence[dict[str, Any]], code: int, cause: str) ->
         return f"{meaning(code)}: {cause}"
     rows = summarise(nodes[0]["runs"], job.rendezvous.nodes > 1)
     if job.args.ablate or not rows:
-        return f"{job.prepared.workload} on {place}: numbers right"
+        count = len(nodes[0]["launches"])
+        return f"{job.prepared.workload} on {place}: numbers right" + (f" in all {count} launches" if count > 1 else "")
     parts = ", ".join(f"{r['op']}{' ' + r['dtype'].upper() if r['dtype'] else ''} {r['median_gbps']:.2f}" for r in rows)
     return f"{job.prepared.workload} on {place}: numbers right; GB/s ({rows[0]['direction']}) {parts}"

@@ -105,7 +105,9 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
         verdict = f"{missed}; {verdict}" if missed else verdict
     whole = document.result(job, nodes, code, verdict, started)
     if job.args.ablate and not code:
-        whole["ablation"] = ablate.compare(whole)
+        equal = ablate.equal_arms(job)
+        whole["ablation"] = ablate.compare(whole, equal)
+        whole["notes"] += equal.values()
     findings = diagnosis(folder) if code in (4, 5) else []
     if findings:
         whole["findings"] = findings
@@ -114,7 +116,7 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
         append_index(folder, whole)
         say("\n" + show.whole(whole))
         if "ablation" in whole:
-            say("\n" + ablate.show(whole["ablation"]))
+            say("\n" + "\n".join([ablate.show(whole["ablation"]), *ablate.equal_arms(job).values()]))
     elif code:
         say(f"FAILED: {verdict}")
     for finding in findings[:1]:

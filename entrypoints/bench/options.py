@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
     how.add_argument("--bind", default="all", metavar="WHAT", help="all (default), none, or a comma list of nic, cpu, mem")
     how.add_argument("--strict", action="store_true", help="exit 3 when any part of the binding cannot be done")
     how.add_argument(
-        "--runs", type=int, default=1, metavar="N", help="launch the workload N times and report median and spread (default 1)"
+        "--runs", type=int, metavar="N", help="launch the workload N times and report median and spread (default 1; 3 with --ablate)"
     )
     how.add_argument("--ablate", action="store_true", help="what each part of the binding is worth: all arms, interleaved over --runs")
     how.add_argument(

@@ -20,7 +20,7 @@ def open_folder(asked: Path | None, base: Path = Path("results")) -> Path:
         _make(asked, asked)
         return asked
     name = stamp()
-    for parent in (base, Path(tempfile.gettempdir()) / f"epbox-results-{os.getuid()}"):
+    for parent in (base, Path(os.environ.get("TMPDIR") or "/tmp") / f"epbox-results-{os.getuid()}"):
         for suffix in ("", *(f".{n}" for n in range(1, 100))):
             folder = parent / (name + suffix)
             try:

@@ -95,7 +95,8 @@ def ending(document: dict[str, Any]) -> str:
 
 def whole(document: dict[str, Any]) -> str:
     """Everything, in reading order."""
-    parts = [placement(document), bandwidth(document) if document["status"] == "ok" or document["runs"] else "", low_latency(document)]
+    # An ablation has a table of its own.
+    parts = [placement(document), "" if document["bind"] == "ablation" else bandwidth(document), low_latency(document)]
     if any(run.get("test") in ("alltoall", "internode") for run in document["runs"]):
         parts.append(
             "Algorithm bandwidth as DeepEP counts it: RDMA = a token for every node it goes to, the local one too; NVL = tokens received."

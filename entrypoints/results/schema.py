@@ -131,7 +131,7 @@ BENCH: dict[str, Any] = {
         "image": {
             "type": ["object", "null"],
             "required": ["name", "id", "recipe", "lock"],
-            "properties": {name: _TEXT_OR_NULL for name in ("name", "id", "recipe", "lock")},
+            "properties": dict.fromkeys(("name", "id", "recipe", "lock"), _TEXT_OR_NULL),
         },
         "versions": {"type": "object", "required": ["epbox", "python"], "additionalProperties": {"type": "string"}},
     },

@@ -244,6 +244,8 @@ def measure(args: argparse.Namespace, place: Place, device: str, source: Any, en
 
 def report(args: argparse.Namespace, place: Place, emulated: bool, timed: dict[str, Any], cases: int, checked: list[int]) -> None:
     """People's lines, then the one line for machines."""
+    import torch
+
     notify: Times = timed["times"]["notify", None]
     best = []
     print("", flush=True)
@@ -282,6 +284,7 @@ def report(args: argparse.Namespace, place: Place, emulated: bool, timed: dict[s
         )
     record = {
         "test": "alltoall",
+        "torch": str(torch.__version__),
         "backend": args.backend,
         "fp8_emulated": emulated,
         "world": place.world,
