@@ -93,8 +93,9 @@ def _ends(name: str) -> str:
 def _live_topology() -> dict[str, Any]:
     try:
         from entrypoints.topology import load
+        from entrypoints.topology.document import to_document
 
-        return dict(load(None).to_json())
+        return to_document(load(None))
     except Exception as error:  # a bundle is made where things are broken
         return {"unavailable": f"{type(error).__name__}: {error}"}
 

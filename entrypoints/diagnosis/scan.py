@@ -15,7 +15,8 @@ _INTERESTING = re.compile(
     rb"|sig[a-z]{3}|xid|nvshmem|nccl(?! info)|gb/s|dev_id|traceback|abort|ibgda|mlx|hca|ibv_|libfabric|gdr|nvcc|cuda|torch|num_rc|qp"
     rb"|\bah\b|gid|lock|ulimit|peer|oom|memory|bus |space|address|unsupported|assert|initialized|hang|hung|stuck|exit|refused|driver"
     rb"|illegal|terminat|progress|module|atomic|no devices|no nics|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler"
-    rb"|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|link_layer|cancel|interrupt|cublin|cuobjdump|epbox"
+    rb"|library|gpu |nvgpu|eaddr|errno|variable|socket|provider|fallback|share err|status|transport|p2p|fault|ranks|dispatch|intranode"
+    rb"|no output|silent|initiated|ofed|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version|gin\b|compil|buffer|cannot|space|link_layer|cancel|interrupt|cublin|cuobjdump|epbox"
 )
 #: Numbers that change the meaning of a line; they are part of what is remembered of it.
 _CODES = re.compile(rb"(?:status|error|errno|code|with|exitcode|signal|cuda|xid)[ :=(]{1,4}-?(\d{1,5})", re.IGNORECASE)
@@ -23,7 +24,7 @@ _FAILED = re.compile(
     rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process"
     rb"|accessible, exiting|core dumped|aborted"
     rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out|watchdog"
-    rb"|\bkilled\b|has completed|caught signal|backtrace|sigterm|segmentation|fatal|assertion|signal \d+|a rank failed",
+    rb"|build stopped|\bkilled\b|has completed|caught signal|backtrace|sigterm|segmentation|fatal|assertion|signal \d+|a rank failed",
     re.IGNORECASE,
 )
 _ERROR_LINE = re.compile(
@@ -187,7 +188,7 @@ class Scanner:
         if scan.error is None and _ERROR_LINE.search(line) and not _NOT_AN_ERROR.search(line):
             scan.error = (number, quote(line))
         if b"dev_id" in shape and len(scan.dev_ids) < 10_000:
-            match = _DEV_ID.search(line)
+            match = _DEV_ID.match(split_writer(clean(line.decode("utf-8", "replace")))[1].encode())
             if match:
                 who = b":".join(part for part in match.groups()[:2] if part).decode("utf-8", "replace")
                 scan.dev_ids.append((who, int(match[5])))

@@ -1,0 +1,49 @@
+"""The table is well formed, and the quick look at a line never hides one that a signature wants."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from entrypoints.diagnosis.scan import _INTERESTING
+from entrypoints.diagnosis.signatures import load
+from entrypoints.errors import UsageError
+
+VOCABULARY = Path(__file__).parents[4] / "shared" / "logs" / "CAUSES.md"
+
+
+def literal(pattern: str) -> str:
+    """The text a pattern asks for, without its operators and digits (the quick look is on lines without digits)."""
+    pattern = re.sub(r"\(\?P<\w+>", "(", pattern)
+    pattern = re.sub(r"\\x27|\\[dwsSbnZ]|\[\^?[^\]]*\]|\(\?[!<=:]*", "\0", pattern).replace("\\", "")
+    return re.sub(r"[()|*+?.{}\d\0]+", "\n", pattern.lower())
+
+
+def test_the_quick_look_lets_every_pattern_through() -> None:
+    table = load()
+    patterns = [pattern.pattern.decode() for item in table.signatures for pattern in item.patterns] + list(table.probes)
+    hidden = [pattern for pattern in patterns if not _INTERESTING.search(literal(pattern).encode())]
+    assert not hidden
+
+
+def test_every_signature_has_more_than_a_word_to_say() -> None:
+    for item in load().signatures:
+        assert len(item.cause) > 30 and len(item.remedy) > 20 and item.source, item.id
+
+
+def test_every_cause_of_the_vocabulary_can_be_found() -> None:
+    if not VOCABULARY.is_file():
+        pytest.skip("../shared/logs/CAUSES.md is not beside this checkout")
+    named = set(re.findall(r"^\| `([\w-]+)`", VOCABULARY.read_text(), re.MULTILINE))
+    by_table = {item.id for item in load().signatures}
+    assert named - by_table == {"benign-warning", "all-ranks-one-nic", "affinity-not-applied"}  # from performance.py and severities
+
+
+def test_a_wrong_table_names_the_signature(tmp_path: Path) -> None:
+    path = tmp_path / "table.toml"
+    path.write_text('[[signature]]\nid = "x"\norder = 1\npatterns = ["("]\ncause = "c"\nremedy = "r"\nsource = "s"\n')
+    with pytest.raises(UsageError, match="signature 1 \\(x\\)"):
+        load(path)
+    path.write_text('[[signature]]\nid = "y"\npatern = ["a"]\n')
+    with pytest.raises(UsageError, match="unknown \\['patern'\\]"):
+        load(path)
