@@ -2,6 +2,7 @@
 
     root = build(tmp_path, azure_ndv5())
     topology = load(str(root))
+    topology = read_sysfs(in_memory(azure_ndv5()), "test")     # the same without a file
 
 A Host says what there is; `dataclasses.replace` changes a preset. All identifiers are made up.
 """
@@ -9,6 +10,8 @@ A Host says what there is; `dataclasses.replace` changes a preset. All identifie
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from entrypoints.topology.tree import MemoryTree
 
 NVIDIA, MELLANOX, AMAZON = 0x10DE, 0x15B3, 0x1D0F
 
@@ -151,9 +154,50 @@ class _Writer:
         Path(f"{self.folder(folder)}/{name}").symlink_to(os.path.relpath(f"{self.root}/{target}", f"{self.root}/{folder}"))
 
 
+class _Memory(_Writer):
+    """The same in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/"))
+        self.files: dict[str, bytes] = {}
+        self.links: dict[str, str] = {}
+        self.folders: set[str] = set()
+
+    def folder(self, path: str) -> str:
+        self.folders.add(path)
+        return path
+
+    def text(self, path: str, text: str) -> None:
+        self.files[path] = (text + "\n").encode()
+
+    def data(self, path: str, data: bytes) -> None:
+        self.files[path] = data
+
+    def link(self, path: str, target: str) -> None:
+        self.links[path] = os.path.relpath(f"/{target}", "/" + path.rpartition("/")[0])
+
+
+def in_memory(host: Host) -> MemoryTree:
+    """The host as a tree that `read_sysfs` takes, without a file written: fast, for tests that need no path."""
+    out = _Memory()
+    _write(out, host)
+    return MemoryTree(out.files, out.links, out.folders)
+
+
+def parts(host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files and links of the host by path, to damage before they become a MemoryTree."""
+    out = _Memory()
+    _write(out, host)
+    return out.files, out.links
+
+
 def build(root: Path, host: Host) -> Path:
     """Write the host below `root` (made if needed) and return `root`."""
-    out = _Writer(root)
+    _write(_Writer(root), host)
+    return root
+
+
+def _write(out: _Writer, host: Host) -> None:
     _cpus(out, host)
     _nodes(out, host)
     _pci(out, host)
@@ -163,7 +207,6 @@ def build(root: Path, host: Host) -> Path:
         lines += [f"Mems_allowed_list:\t{host.allowed_mems}"] if host.allowed_mems is not None else []
         out.text("proc/self/status", "\n".join(["Name:\tcat", *lines]))
     out.text("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n")
-    return root
 
 
 def _cpus(out: _Writer, host: Host) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.sysfs_tree import PRESETS, build
+from entrypoints.topology.model import Topology
+from entrypoints.topology.sysfs import read_sysfs
+from tests.helpers.sysfs_tree import PRESETS, in_memory
 
 DATA = Path(__file__).parents[2] / "data" / "topology"
 SAMPLES = Path(__file__).parents[4] / "shared" / "topologies"
@@ -24,13 +26,13 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def preset_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The root of a preset host, built once; tests only read it."""
-    built: dict[str, Path] = {}
+def preset() -> Callable[[str], Topology]:
+    """The topology of a preset host, read once."""
+    known: dict[str, Topology] = {}
 
-    def root(name: str) -> Path:
-        if name not in built:
-            built[name] = build(tmp_path_factory.mktemp(name), PRESETS[name]())
-        return built[name]
+    def topology(name: str) -> Topology:
+        if name not in known:
+            known[name] = read_sysfs(in_memory(PRESETS[name]()), name)
+        return known[name]
 
-    return root
+    return topology

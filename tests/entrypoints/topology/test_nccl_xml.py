@@ -9,7 +9,8 @@ from entrypoints.errors import UsageError
 from entrypoints.topology import load, path_level
 from entrypoints.topology.nccl_export import MAX_VALUE, to_nccl_xml
 from entrypoints.topology.nccl_xml import parse_nccl
-from tests.helpers.sysfs_tree import PRESETS, build, large
+from entrypoints.topology.sysfs import read_sysfs
+from tests.helpers.sysfs_tree import PRESETS, in_memory, large
 
 HINTS = """<system version="1">
   <cpu numaid="0"><pci busid="0000:00:1b.0"/><pci busid="0000:00:1c.0"/></cpu>
@@ -112,9 +113,9 @@ def test_lesser_damage_is_a_warning_with_its_line() -> None:
     assert [warning.split(":")[1] for warning in topology.warnings] == ["2", "3"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_export_reads_back_to_the_same_levels(preset_root, preset: str) -> None:
-    topology = load(str(preset_root(preset)))
+@pytest.mark.parametrize("name", PRESETS)
+def test_export_reads_back_to_the_same_levels(preset, name: str) -> None:
+    topology = preset(name)
     again = parse_nccl(to_nccl_xml(topology), "f.xml")
     assert [(gpu.pci, gpu.numa_node) for gpu in again.gpus] == [(gpu.pci, gpu.numa_node) for gpu in topology.gpus]
     by_pci = {(gpu.pci, hca.pci): path_level(again, gpu, hca) for gpu in again.gpus for hca in again.hcas}
@@ -122,9 +123,9 @@ def test_export_reads_back_to_the_same_levels(preset_root, preset: str) -> None:
     assert [node.cpus for node in again.numa_nodes] == [node.cpus for node in topology.numa_nodes if node.cpus]
 
 
-def test_export_has_what_nccl_asks_for(tmp_path) -> None:
+def test_export_has_what_nccl_asks_for() -> None:
     """Attributes that ncclTopoAddPci and ncclTopoAddCpu read without a default, and no value that NCCL's parser cuts."""
-    text = to_nccl_xml(load(str(build(tmp_path / "root", large(4, 4, 1024, 2)))))
+    text = to_nccl_xml(read_sysfs(in_memory(large(4, 4, 1024, 2)), "m"))
     assert text.startswith('<system version="1">')
     for tag in re.findall(r"<pci [^>]*>", text):
         assert all(f" {name}=" in tag for name in ("busid", "class", "link_speed", "link_width")), tag

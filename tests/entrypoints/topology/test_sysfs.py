@@ -25,6 +25,8 @@ from tests.helpers.sysfs_tree import (
     dgx_h100,
     gb200,
     gcp_a3u,
+    in_memory,
+    parts,
 )
 
 
@@ -32,8 +34,8 @@ def levels(topology) -> list[list[str | None]]:
     return [[path_level(topology, gpu, hca) for hca in topology.hcas] for gpu in topology.gpus]
 
 
-def test_azure_vm_hides_pcie_but_not_nodes(preset_root) -> None:
-    topology = load(str(preset_root("azure_ndv5")))
+def test_azure_vm_hides_pcie_but_not_nodes(preset) -> None:
+    topology = preset("azure_ndv5")
     assert [gpu.pci for gpu in topology.gpus] == [f"{d:04x}:00:00.0" for d in (1, 2, 3, 8, 9, 10, 11, 12)]
     assert [hca.name for hca in topology.hcas] == ["mlx5_an0", *(f"mlx5_ib{i}" for i in range(8))]
     assert levels(topology)[0] == ["NODE"] * 5 + ["SYS"] * 4
@@ -43,8 +45,8 @@ def test_azure_vm_hides_pcie_but_not_nodes(preset_root) -> None:
     assert topology.gpus[0].pci_path == ("pci0001:00",)
 
 
-def test_two_gpus_and_two_nics_a_switch(preset_root) -> None:
-    topology = load(str(preset_root("gcp_a3u")))
+def test_two_gpus_and_two_nics_a_switch(preset) -> None:
+    topology = preset("gcp_a3u")
     assert levels(topology)[0] == ["PIX", "PIX", "NODE", "NODE", "SYS", "SYS", "SYS", "SYS"]
     assert all(hca.atomics is True for hca in topology.hcas)
     port = topology.hcas[3].ports[0]
@@ -54,8 +56,8 @@ def test_two_gpus_and_two_nics_a_switch(preset_root) -> None:
     assert (topology.hcas[0].driver, topology.hcas[0].vendor, topology.hcas[0].pci_class) == ("mlx5_core", "0x15b3", 0x020000)
 
 
-def test_dgx_a100_nested_switches_and_l3_groups(preset_root) -> None:
-    topology = load(str(preset_root("dgx_a100")))
+def test_dgx_a100_nested_switches_and_l3_groups(preset) -> None:
+    topology = preset("dgx_a100")
     assert [gpu.numa_node for gpu in topology.gpus] == [3, 3, 1, 1, 7, 7, 5, 5]
     assert levels(topology)[0] == ["PXB", "PXB"] + ["SYS"] * 8
     assert topology.numa_nodes[0].distances == {0: 10, 1: 12, 2: 12, 3: 12, 4: 32, 5: 32, 6: 32, 7: 32}
@@ -68,23 +70,23 @@ def test_dgx_a100_nested_switches_and_l3_groups(preset_root) -> None:
     assert len({hca.card for hca in topology.hcas}) == 9
 
 
-def test_grace_memory_nodes(tmp_path, preset_root) -> None:
-    topology = load(str(preset_root("gb200")))
+def test_grace_memory_nodes(tmp_path, preset) -> None:
+    topology = preset("gb200")
     assert [node.id for node in topology.numa_nodes if node.gpu_memory] == list(range(2, 34))
     assert [gpu.numa_node for gpu in topology.gpus] == [0, 0, 1, 1]
-    without_driver_files = load(str(build(tmp_path / "b", replace(gb200(), nvidia_driver=False))))
+    without_driver_files = read_sysfs(in_memory(replace(gb200(), nvidia_driver=False)), "m")
     assert [node.id for node in without_driver_files.numa_nodes if node.gpu_memory] == list(range(2, 34))
     assert [gpu.pci for gpu in without_driver_files.gpus] == [gpu.pci for gpu in topology.gpus]
 
 
 def test_a_memory_node_of_another_kind_is_not_gpu_memory(tmp_path) -> None:
     host = Host((NodeSpec(0, (0, 1)), NodeSpec(1, (), 1 << 20)), (GpuSpec("0000:01:00.0", ("pci0000:00", "0000:00:01.0"), 0),))
-    topology = load(str(build(tmp_path, host)))
+    topology = read_sysfs(in_memory(host), "m")
     assert [(node.id, node.gpu_memory) for node in topology.numa_nodes] == [(0, False), (1, False)]
 
 
-def test_port_states_and_down_ports(preset_root) -> None:
-    topology = load(str(preset_root("dgx_h100")))
+def test_port_states_and_down_ports(preset) -> None:
+    topology = preset("dgx_h100")
     assert {hca.name: hca.ports[0].state for hca in topology.hcas}["mlx5_9"] == "DOWN"
 
 
@@ -111,7 +113,7 @@ def test_a_container_has_only_the_gpus_of_the_driver_list(tmp_path) -> None:
 )
 def test_unknown_node_is_filled_only_where_one_node_has_cpus(tmp_path, nodes, expected) -> None:
     host = Host(tuple(NodeSpec(n, cpus) for n, cpus in nodes), (GpuSpec("0000:01:00.0", ("pci0000:00",), -1),))
-    topology = load(str(build(tmp_path, host)))
+    topology = read_sysfs(in_memory(host), "m")
     assert topology.gpus[0].numa_node == expected
     assert (expected is None) == any("0000:01:00.0" in warning for warning in topology.warnings)
 
@@ -128,7 +130,7 @@ def test_virtual_functions_and_software_devices(tmp_path) -> None:
     physical = HcaSpec("0000:81:00.0", ("pci0000:80", "0000:80:01.0"), 1, name="mlx5_0", netdev="ens1", atomics=False)
     virtual = HcaSpec("0000:81:00.2", ("pci0000:80", "0000:80:01.0"), 1, name="mlx5_1", physfn="0000:81:00.0", atomics=None)
     soft = (SoftHcaSpec("rxe0", "ens1", "0000:81:00.0"), SoftHcaSpec("rxe1", "dummy0"))
-    topology = load(str(build(tmp_path, Host(node, hcas=(physical, virtual), soft_hcas=soft))))
+    topology = read_sysfs(in_memory(Host(node, hcas=(physical, virtual), soft_hcas=soft)), "m")
     by_name = {hca.name: hca for hca in topology.hcas}
     assert by_name["mlx5_1"].physical_function == "0000:81:00.0"
     assert (by_name["mlx5_0"].atomics, by_name["mlx5_1"].atomics) == (False, None)
@@ -152,7 +154,7 @@ def test_offline_cpus_and_the_status_file(tmp_path) -> None:
     host = Host(
         (NodeSpec(0, tuple(range(8))),), offline=(3, 5), siblings=((0, 4), (1, 5), (2, 6), (3, 7)), allowed_cpus="0-6", allowed_mems="0"
     )
-    topology = load(str(build(tmp_path, host)))
+    topology = read_sysfs(in_memory(host), "m")
     assert [cpu.id for cpu in topology.cpus] == [0, 1, 2, 4, 6]
     assert topology.cpus[1].siblings == (1,)
     assert topology.numa_nodes[0].cpus == (0, 1, 2, 4, 6)
@@ -227,10 +229,7 @@ def test_pipes_and_torn_files_do_not_hang_or_fail(tmp_path) -> None:
 
 def test_any_file_may_be_missing_or_junk(tmp_path) -> None:
     rng = random.Random(7)
-    base = build(tmp_path, replace(azure_ndv5(), allowed_cpus="0-95", allowed_mems="0-1"))
-    paths = [path for path in base.rglob("*") if path.is_symlink() or path.is_file()]
-    files = {str(path.relative_to(base)): path.read_bytes() for path in paths if not path.is_symlink()}
-    links = {str(path.relative_to(base)): str(path.readlink()) for path in paths if path.is_symlink()}
+    files, links = parts(replace(azure_ndv5(), allowed_cpus="0-95", allowed_mems="0-1"))
     assert len(read_sysfs(MemoryTree(files, links, set()), "m").gpus) == 8
     for _ in range(60):
         damaged = dict(files)
@@ -247,9 +246,9 @@ def test_any_file_may_be_missing_or_junk(tmp_path) -> None:
 
 def test_names_of_devices_do_not_change_levels(tmp_path) -> None:
     host = gcp_a3u()
-    expected = load(str(build(tmp_path / "a", host)))
+    expected = read_sysfs(in_memory(host), "m")
     names = [f"rocep{i}s0" for i in (9, 3, 12, 1, 30, 2, 5, 4)]
-    renamed = load(str(build(tmp_path / "b", replace(host, hcas=tuple(replace(h, name=n) for h, n in zip(host.hcas, names, strict=True))))))
+    renamed = read_sysfs(in_memory(replace(host, hcas=tuple(replace(h, name=n) for h, n in zip(host.hcas, names, strict=True)))), "m")
     by_pci = {(g.pci, h.pci): path_level(expected, g, h) for g in expected.gpus for h in expected.hcas}
     assert {(g.pci, h.pci): path_level(renamed, g, h) for g in renamed.gpus for h in renamed.hcas} == by_pci
 
@@ -275,6 +274,6 @@ def test_the_live_host_loads() -> None:
     assert all(hca.openable is not None for hca in topology.hcas)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_load_without_warnings(preset_root, preset: str) -> None:
-    assert load(str(preset_root(preset))).warnings == ()
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load_without_warnings(preset, name: str) -> None:
+    assert preset(name).warnings == ()
