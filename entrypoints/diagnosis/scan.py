@@ -9,15 +9,31 @@ from entrypoints.results.lines import clean, split_writer
 
 _LOWER = bytes(range(65)) + bytes(range(97, 123)) + bytes(range(91, 256))
 _DIGITS = b"0123456789"
-#: A line without any of these is in no signature. Digits are taken out before.
-_INTERESTING = re.compile(
-    rb"error|fail|warn|time[d ]?.?out|no such|\bnot |n't|cannot|could|undefined|unresolved|multiple def|mismatch|unable|invalid|kill|signal"
-    rb"|sig[a-z]{3}|xid|nvshmem|nccl(?! info)|gb/s|dev_id|traceback|abort|ibgda|mlx|hca|ibv_|libfabric|gdr|nvcc|cuda|torch|num_rc|qp"
-    rb"|\bah\b|gid|lock|ulimit|peer|oom|memory|bus |space|address|unsupported|assert|initialized|hang|hung|stuck|exit|refused|driver"
-    rb"|illegal|terminat|progress|module|atomic|no devices|no nics|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler"
-    rb"|library|gpu |nvgpu|eaddr|errno|variable|socket|provider|fallback|share err|status|transport|p2p|fault|ranks|dispatch|intranode"
-    rb"|no output|silent|initiated|ofed|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version|gin\b|compil|buffer|cannot|space|link_layer|cancel|interrupt|cublin|cuobjdump|epbox"
+#: A line without any of these is in no signature (lower case, digits are taken out before).
+_WORDS = (
+    "error|fail|warn|timeout|timed out|time out|no such| not |not_|n't|cannot|could|undefined|unresolved|multiple def|mismatch"
+    "|unable|invalid|kill|signal|sigterm|sigabrt|sigsegv|sigbus|sigint|xid|nvshmem|nccl gin|ncclgin|nccl compile|gb/s|dev_id"
+    "|traceback|abort|ibgda|mlx|hca|ibv_|libfabric|gdr|nvcc|cuda|torch|num_rc|gid|lock|ulimit|peer|oom|memory|bus |space|address"
+    "|unsupported|assert|initialized|hang|hung|stuck|exit|refused|driver|illegal|terminat|progress|module|atomic|no devices|no nics"
+    "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
+    "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
+    "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
+    "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found"
 )
+
+
+def _trie(words: Iterable[str]) -> str:
+    """A pattern for any of these words that tries each first letter once; a flat alternation is several times slower."""
+    heads: dict[str, list[str]] = {}
+    for word in words:
+        heads.setdefault(word[:1], []).append(word[1:])
+    if "" in heads:
+        return ""
+    parts = [re.escape(head) + _trie(tails) for head, tails in sorted(heads.items())]
+    return parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})"
+
+
+_INTERESTING = re.compile(_trie(_WORDS.split("|")).encode())
 #: Numbers that change the meaning of a line; they are part of what is remembered of it.
 _CODES = re.compile(rb"(?:status|error|errno|code|with|exitcode|signal|cuda|xid)[ :=(]{1,4}-?(\d{1,5})", re.IGNORECASE)
 _FAILED = re.compile(
@@ -41,7 +57,7 @@ _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit|Failed|
 
 MAX_REMEMBERED = 200_000
 #: Distinct lines that are matched against the whole table; a log with more says mostly the same things.
-MAX_EXAMINED = 20_000
+MAX_EXAMINED = 10_000
 
 
 @dataclass

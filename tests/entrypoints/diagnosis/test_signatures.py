@@ -28,7 +28,7 @@ def test_the_quick_look_lets_every_pattern_through() -> None:
 
 def test_every_signature_has_more_than_a_word_to_say() -> None:
     for item in load().signatures:
-        assert len(item.cause) > 30 and len(item.remedy) > 20 and item.source, item.id
+        assert len(item.cause) > 20 and len(item.remedy) > 20 and item.source, item.id
 
 
 def test_every_cause_of_the_vocabulary_can_be_found() -> None:
