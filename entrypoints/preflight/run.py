@@ -18,6 +18,8 @@ from entrypoints.topology.model import Topology
 
 #: All checks together, and one alone, in seconds.
 TOTAL_S, ONE_S = 3.0, 1.5
+#: Reading the topology takes tenths of a second; whoever does not answer within this hangs.
+TOPOLOGY_S = 10.0
 
 
 def workload_of(name: str) -> str:
@@ -98,7 +100,7 @@ def run_on(host: Host, checks: Sequence[Check], *, total_s: float | None = None,
     return results
 
 
-def load_topology(source: str | None, seconds: float = TOTAL_S) -> tuple[Topology, CheckResult | None]:
+def load_topology(source: str | None, seconds: float = TOPOLOGY_S) -> tuple[Topology, CheckResult | None]:
     """The topology, or an empty one and a FAIL when the live host's drivers do not answer in time."""
     from entrypoints.topology import load
 

@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="read /proc and /sys below DIR (a copy of another host)")
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes in the job (default: WORLD_SIZE)")
     parser.add_argument("--log", metavar="FILE", help="log of an earlier run with NVSHMEM_DEBUG=INFO, for the NIC handler")
+    parser.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds for all checks together (default: 3)")
     parser.add_argument("--probe", action="store_true", help="also open devices, move data and load libraries (up to a minute)")
 
 
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("not a folder", where=args.root, hint="--root takes a copy of a host's root with proc and sys in it")
     if args.nodes is not None and args.nodes < 1:
         raise UsageError(f"{args.nodes} nodes", where="--nodes", hint="give 1 or more")
+    if not args.timeout > 0:
+        raise UsageError(f"{args.timeout:g} seconds", where="--timeout", hint="give more than 0")
     if args.probe and (args.root or args.topology):
         raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
     files = files_of(args.root or args.topology)
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     topology, silent = load_topology(args.topology or args.root)
     # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
     host = make_host(workload, topology, files, os.environ, nodes=args.nodes, log=_log(args.log))
-    results = [*([silent] if silent else []), *run_on(host, relevant(host.workload))]
+    results = [*([silent] if silent else []), *run_on(host, relevant(host.workload), total_s=args.timeout, one_s=args.timeout / 2)]
     probes = []
     if args.probe:
         from entrypoints.preflight.active import run_probes

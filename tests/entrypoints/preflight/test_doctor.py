@@ -21,14 +21,15 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("NVSHMEM_", "NCCL_", "MASTER_", "WORLD_", "EP_", "EPBOX_")):
             monkeypatch.delenv(name)
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["doctor", *arguments])
+    patient = [] if "--timeout" in arguments else ["--timeout", "120"]
+    code = main(["doctor", *patient, *arguments])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -161,6 +162,8 @@ def test_the_log_decides_the_handler(capsys: pytest.CaptureFixture[str], fake: F
         ("--for", "chess"),
         ("--root", "/nonexistent"),
         ("--nodes", "0"),
+        ("--timeout", "0"),
+        ("--timeout", "nan"),
         ("--log", "/nonexistent"),
         ("--topology", "/nonexistent"),
         ("--probe", "--root", "/tmp"),
