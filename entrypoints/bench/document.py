@@ -8,6 +8,7 @@ from typing import Any
 from entrypoints.bench import identity
 from entrypoints.bench.launching import NodeRun, meaning
 from entrypoints.bench.setup import Job
+from entrypoints.binding import BindMode
 from entrypoints.workloads.timing import quantile
 
 SCHEMA = "epbox.result/1"
@@ -23,6 +24,7 @@ def node_record(job: Job, launches: Sequence[NodeRun], hostname: str, doctor: di
         "hostname": hostname,
         "plan": job.plan.to_json(),
         "ranks": [rank.to_json() for rank in told.outcome.ranks] if told else [],
+        "placement": _placement(job, told),
         "doctor": doctor,
         "exit_code": told.exit_code if told else 0,
         "cause": told.cause if told else "",
@@ -46,6 +48,27 @@ def node_record(job: Job, launches: Sequence[NodeRun], hostname: str, doctor: di
         for run in each.runs
     ]
     return record
+
+
+def _placement(job: Job, told: NodeRun | None) -> dict[str, Any] | None:
+    """Plan against evidence of a launch that went through, by launch/verdict.py."""
+    if told is None or told.exit_code or len(told.outcome.ranks) != len(job.plan.ranks):
+        return None
+    from entrypoints.launch.verdict import verdict
+
+    # alltoall goes over TCP and a single node over NVLink: only DeepEP between nodes has to show on the ports.
+    expect_traffic = job.rendezvous.nodes > 1 and job.prepared.workload != "alltoall"
+    return verdict(job.plan.ranks, [rank.evidence for rank in told.outcome.ranks], BindMode.parse(told.bind), expect_traffic).to_json()
+
+
+def _placed(nodes: Sequence[dict[str, Any]]) -> str:
+    """The placement line of all nodes: once if they are alike, else those of the nodes that deviate."""
+    told = [(node["node_rank"], node["placement"]) for node in nodes if node.get("placement")]
+    lines = {place["text"] for _, place in told}
+    if len(lines) <= 1:
+        each = " on each node" if len(nodes) > 1 else ""
+        return "".join(f"; {line}{each}" for line in lines)
+    return "".join(f"; node {rank}: {place['text']}" for rank, place in told if not place["ok"] or len(told) == 2)
 
 
 def outcome(nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
@@ -155,8 +178,9 @@ def verdict(job: Job, nodes: Sequence[dict[str, Any]], code: int, cause: str) ->
     if code:
         return f"{meaning(code)}: {cause}"
     rows = summarise(nodes[0]["runs"], job.rendezvous.nodes > 1)
+    placed = "" if job.args.ablate else _placed(nodes)
     if job.args.ablate or not rows:
         count = len(nodes[0]["launches"])
-        return f"{job.prepared.workload} on {place}: numbers right" + (f" in all {count} launches" if count > 1 else "")
+        return f"{job.prepared.workload} on {place}: numbers right" + (f" in all {count} launches" if count > 1 else "") + placed
     parts = ", ".join(f"{r['op']}{' ' + r['dtype'].upper() if r['dtype'] else ''} {r['median_gbps']:.2f}" for r in rows)
-    return f"{job.prepared.workload} on {place}: numbers right; GB/s ({rows[0]['direction']}) {parts}"
+    return f"{job.prepared.workload} on {place}: numbers right; GB/s ({rows[0]['direction']}) {parts}{placed}"

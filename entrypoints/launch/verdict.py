@@ -25,6 +25,9 @@ class Verdict:
     ok: bool
     deviations: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.text, "ok": self.ok, "deviations": list(self.deviations)}
+
 
 def verdict(
     plans: Sequence[RankPlan], evidence: Sequence[Mapping[str, Any]], mode: BindMode | None = None, expect_traffic: bool = True
