@@ -18,7 +18,7 @@ from . import hostconfig, hostpackages
 from .engine import Engine
 from .recipe import Base
 
-LAYOUT = 2  # raise when bootstrap() makes other files of the same packages: cached bases are named by it
+LAYOUT = 3  # raise when bootstrap() makes other files of the same packages: cached bases are named by it
 _EXCLUDED = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
 _DPKG = [f"path-exclude=/usr/share/{name}/*" for name in _EXCLUDED] + ["path-include=/usr/share/doc/*/copyright"]
 # What differs from one bootstrap to the next or belongs to the host. Paths are relative to the new root.
@@ -106,6 +106,7 @@ def _hooks(suite: str) -> list[str]:
         f"printf '{sources}\\n' > \"$1/etc/apt/sources.list\"",
         "rm -f " + " ".join(f'"$1/{path}"' for path in _HOST_FILES),
         'mv "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/docs"',
+        'find "$1" -xdev -type f -perm /6000 -exec chmod a-s {} +',  # root needs no setuid program, and nobody else shall become root
         'find "$1/var/log" -type f -delete; rm -f "$1"/var/lib/dpkg/*-old "$1"/var/cache/debconf/*-old',
     ]
 

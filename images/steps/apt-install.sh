@@ -1,6 +1,6 @@
 #!/bin/sh
 # apt-install.sh PACKAGE...: install Debian packages without recommendations and leave no trace of the work:
-# no logs, no backups, no bytecode that carries times.
+# no logs, no backups, no setuid programs, no bytecode that carries times.
 set -eu
 # shellcheck source=/dev/null
 . /run/steps/host.sh
@@ -19,9 +19,8 @@ if command -v python3 >/dev/null; then
 import _imp
 import importlib.util
 import os
-import sys
 
-for folder, _, names in os.walk("/usr/lib/python3"):
+for folder, _, names in os.walk("/usr"):
     for name in names:
         if not name.endswith(".pyc"):
             continue
@@ -39,5 +38,6 @@ for folder, _, names in os.walk("/usr/lib/python3"):
 PYTHON
 fi
 
+find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 find /var/log -type f -delete
 rm -rf /var/lib/dpkg/*-old /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/apt/extended_states.*

@@ -1,8 +1,10 @@
 """The private engine's life, in a state folder of its own beside whatever else runs."""
 
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,11 +16,12 @@ pytestmark = pytest.mark.skipif(not hostpackages.can_install(), reason="a privat
 
 
 @pytest.fixture
-def state(engine: engine.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> private_engine.Layout:
+def state(engine: engine.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[private_engine.Layout]:
     """An unused state folder; whatever was started in it is ended."""
     monkeypatch.setenv("EPBOX_STATE", str(tmp_path))
     yield private_engine.layout()
     private_engine.stop()
+    shutil.rmtree(private_engine.layout().state)
 
 
 def holders(place: private_engine.Layout) -> list[list[str]]:

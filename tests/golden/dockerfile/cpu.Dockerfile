@@ -1,5 +1,5 @@
 # Rendered from the recipe cpu. Edit images/recipes/ or templates/dockerfile/ instead of this file.
-FROM epbox-base:trixie-ed81db4bf381 AS base
+FROM epbox-base:trixie-d83053c06901 AS base
 
 FROM base AS runtime
 RUN --mount=type=tmpfs,target=/run \
@@ -49,7 +49,7 @@ LABEL org.opencontainers.image.title="EPBox cpu" \
       org.opencontainers.image.version="${EPBOX_VERSION}" \
       org.opencontainers.image.revision="${EPBOX_REVISION}" \
       org.opencontainers.image.created="${EPBOX_CREATED}" \
-      org.opencontainers.image.base.name="epbox-base:trixie-ed81db4bf381" \
+      org.opencontainers.image.base.name="epbox-base:trixie-d83053c06901" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="cpu" \
       epbox.lock="none"

@@ -1,0 +1,48 @@
+#!/bin/sh
+# deepep.sh SOURCE SITE OUT: build DeepEP against SITE's torch and lay what an image needs of it under OUT:
+# its packages in OUT/site, its tests (unmodified) and kernels' headers in OUT/tree, a libcuda that resolves all it asks for in OUT/stub.
+# Environment: PINNED_COMMIT, TORCH_CUDA_ARCH_LIST, MAX_JOBS (0 = all that fit), NVSHMEM_ROOT; optional FMT (a source tree) and EP_*.
+set -eu
+source=$1 site=$2 out=$3
+mkdir -p /build/deepep "$out/site" "$out/tree" "$out/stub" "$out/share"
+cp -a "$source/." /build/deepep/
+cd /build/deepep
+if [ -n "${FMT:-}" ]; then
+    cp -a "$FMT/." third-party/fmt/
+fi
+
+if [ "$MAX_JOBS" = 0 ]; then
+    MAX_JOBS=$(awk -v cores="$(nproc)" '/MemAvailable/ { fit = int($2 / 4e6); print fit < 1 ? 1 : fit < cores ? fit : cores }' /proc/meminfo)
+fi
+mkdir -p /build/bin
+cp /run/steps/pinned-git /build/bin/git
+chmod 755 /build/bin/git
+# Both wrappers make objects repeat; torch's build honours these variables.
+printf '#!/bin/sh\nexec sh /run/steps/nvcc-repeatable /usr/local/cuda/bin/nvcc "$@"\n' >/build/bin/nvcc
+printf '#!/bin/sh\nexec sh /run/steps/nvcc-repeatable /usr/bin/g++ "$@"\n' >/build/bin/g++
+chmod 755 /build/bin/nvcc /build/bin/g++
+export MAX_JOBS PATH="/build/bin:$PATH" PYTORCH_NVCC=/build/bin/nvcc CXX=/build/bin/g++ CUDA_HOME=/usr/local/cuda
+export PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
+SOURCE_DATE_EPOCH=$(stat -c %Y setup.py)
+export SOURCE_DATE_EPOCH
+# CUDA 13 keeps CCCL in a folder of its own; torch's headers want cuBLAS and cuSPARSE, whose wheels lie in SITE.
+export CPATH="/usr/local/cuda/include/cccl:$site/nvidia/cu13/include"
+export LIBRARY_PATH="/usr/local/cuda/lib64/stubs:${NCCL_ROOT:+$NCCL_ROOT/lib:}$site/nvidia/cu13/lib"
+if [ "$NVSHMEM_FROM" = source ]; then
+    export NVSHMEM_DIR="$NVSHMEM_ROOT"
+fi
+
+# Without NVSHMEM it builds all the same, with a warning, and lacks everything between nodes.
+python3 setup.py build_ext build --build-lib "$out/site" >"$out/share/build.log" 2>&1 || { tail -n 60 "$out/share/build.log"; exit 1; }
+sed -n '/^Build summary/,/^$/p' "$out/share/build.log"
+grep -Fx " > NVSHMEM path: $NVSHMEM_ROOT" "$out/share/build.log" ||
+    { echo "epbox: DeepEP was not built with the NVSHMEM in $NVSHMEM_ROOT" >&2; exit 1; }
+python3 setup.py --quiet install_egg_info --install-dir "$out/site"
+find "$out/site" -name '*.so' -exec strip --strip-unneeded {} +
+cp -a tests csrc LICENSE "$out/tree/"
+
+# The driver's functions that it links: enough of a libcuda to load everything where there is no driver.
+# shellcheck disable=SC2046
+nm -D --undefined-only $(find "$out/site" -name '*.so') | awk '$1 == "U" && $2 ~ /^cu[A-Z]/ { print "int " $2 "(void) { return 34; }" }' |
+    sort -u | gcc -shared -fPIC -x c - -Wl,-soname,libcuda.so.1 -o "$out/stub/libcuda.so.1"
+rm -rf /build
