@@ -1,6 +1,5 @@
 """The engine and the images that container tests share; a private engine is started where none answers, and stopped only then."""
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,15 +12,6 @@ from images import engine as engines
 from images import private_engine
 
 Run = Callable[..., tuple[int, str]]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip = pytest.mark.skip(reason="--no-container")
-    for item in items:
-        if "tests/container/" in str(item.path):
-            item.add_marker(pytest.mark.container)
-            if os.environ.get("EPBOX_TEST_CONTAINER") == "0":
-                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
