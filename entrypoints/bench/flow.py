@@ -65,8 +65,12 @@ def meet(job: Job, session: Session, checked: dict[str, Any] | None) -> None:
         facts["hostname"] += f"/{job.rendezvous.node_rank}"
     else:
         facts["rails"] = [rank.hca for rank in job.plan.ranks]
+    if checked is not None and job.rendezvous.nodes > 1:
+        facts["facts"] = doctor.facts(job)
     everyone = session.open(facts, job.args.join_timeout)
     check_agreement(everyone)
+    if checked is not None and all("facts" in fact for fact in everyone):
+        checked["differences"] = doctor.differences([fact["facts"] for fact in everyone])
     bad = [(rank, fact) for rank, fact in enumerate(everyone) if fact.get("doctor")]
     if bad:
         told = "; ".join(f"node {rank} ({fact['hostname']}): {', '.join(fact['doctor'])}" for rank, fact in bad)
