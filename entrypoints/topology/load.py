@@ -28,7 +28,7 @@ def load(source: str | None = None) -> Topology:
         return _sysfs(DirectoryTree("/", live=True), "live")
     if is_folder(source):
         return _sysfs(DirectoryTree(root_below(source)), source)
-    return _from_bytes(_read(source), source)
+    return from_bytes(_read(source), source)
 
 
 def _sysfs(tree: Tree, source: str) -> Topology:
@@ -64,7 +64,7 @@ def root_below(folder: str) -> str:
     raise UsageError(what, where=folder, hint="give one root: the folder with sys/ and proc/ in it")
 
 
-def _from_bytes(data: bytes, source: str) -> Topology:
+def from_bytes(data: bytes, source: str) -> Topology:
     from entrypoints.topology.archive import expand, is_tar, read_tar
 
     data = expand(data, source)

@@ -27,7 +27,7 @@ def _hca(tree: Tree, name: str) -> Hca:
     ports = tuple(_port(tree, folder, number, device, len(numbers)) for number in numbers)
     driver: str | None = None
     if device:
-        driver = (tree.resolve(f"{device}/driver") or "").rpartition("/")[2] or None
+        driver = tree.link(f"{device}/driver")
     elif read_text(tree, f"{folder}/parent") is not None:
         driver = "rdma_rxe"
     numa_node = where.numa_node if where else None
@@ -35,7 +35,7 @@ def _hca(tree: Tree, name: str) -> Hca:
     if not device:
         below = _underlying(tree, folder, ports)
         numa_node, cpus = (below.numa_node, below.cpus) if below else (None, ())
-    physical = tree.resolve(f"{device}/physfn") if device else None
+    physical = tree.link(f"{device}/physfn") if device else None
     config = tree.read_bytes(f"{device}/config", 4096) if device else None
     return Hca(
         label=name,
@@ -50,7 +50,7 @@ def _hca(tree: Tree, name: str) -> Hca:
         firmware=read_text(tree, f"{folder}/fw_ver") or None,
         board=read_text(tree, f"{folder}/board_id") or None,
         card=_card(read_text(tree, f"{folder}/sys_image_guid"), pci),
-        physical_function=bus_id(physical.rpartition("/")[2]) if physical else None,
+        physical_function=bus_id(physical),
         atomics=atomic_ops(config),
         pci_class=integer(read_text(tree, f"{device}/class")) if device else None,
         link_speed=where.link_speed if where else None,

@@ -55,6 +55,9 @@ class RecordingTree:
             self.folders.add(real)
         return real
 
+    def link(self, path: str) -> str | None:
+        return self.tree.link(path)
+
 
 @dataclass
 class Pseudonyms:

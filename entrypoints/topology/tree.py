@@ -30,6 +30,9 @@ class Tree(Protocol):
     def resolve(self, path: str) -> str | None:
         """The canonical path of an existing file or folder, links resolved inside the root."""
 
+    def link(self, path: str) -> str | None:
+        """The name that a link ends with, also where a dump does not hold what it points to; None for no link."""
+
 
 def read_text(tree: Tree, path: str) -> str | None:
     """A file's text without surrounding white space and NUL bytes, or None when it cannot be read."""
@@ -81,6 +84,12 @@ class DirectoryTree:
             return self._resolve(path, MAX_LINKS)
         except ValueError:
             return None
+
+    def link(self, path: str) -> str | None:
+        self.resolve(path)
+        folder, _, name = path.rpartition("/")
+        target = self.links.get(f"{self.resolve(folder)}/{name}")
+        return target.rpartition("/")[2] if target else None
 
     def _resolve(self, path: str, links: int) -> str | None:
         if path in self._cache:
@@ -145,6 +154,11 @@ class MemoryTree:
 
     def resolve(self, path: str) -> str | None:
         return self._resolve(path, MAX_LINKS)
+
+    def link(self, path: str) -> str | None:
+        folder, _, name = path.rpartition("/")
+        target = self._links.get(f"{self.resolve(folder)}/{name}")
+        return target.rpartition("/")[2] if target else None
 
     def _resolve(self, path: str, links: int) -> str | None:
         if path in self._cache:

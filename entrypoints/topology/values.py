@@ -2,7 +2,7 @@
 
 import re
 
-from entrypoints.cpulist import parse_list, parse_mask
+from entrypoints.cpulist import parse_list
 
 #: No kernel numbers CPUs or nodes higher (x86 MAXSMP has 8,192), so a larger number is damage.
 MAX_ID = 1 << 14
@@ -26,13 +26,17 @@ def ids_of_list(text: str | None) -> tuple[int, ...] | None:
 
 
 def ids_of_mask(text: str | None) -> tuple[int, ...] | None:
-    """The ids of a hexadecimal mask "000000ff,ffffffff"; None when it is missing or damaged."""
+    """The ids of a hexadecimal mask "000000ff,ffffffff"; None when it is missing or damaged.
+
+    Words have 32 bits, most significant first; hwloc writes a word of zeros as nothing ("0xff,,0x1").
+    """
     if text is None or len(text) > MAX_ID or not re.fullmatch(r"(?:0x)?[0-9a-fA-F]+(?:,(?:0x)?[0-9a-fA-F]*)*", text.strip()):
         return None
-    try:
-        return parse_mask(text)
-    except ValueError:
+    words = [int(word.removeprefix("0x") or "0", 16) for word in text.strip().split(",")]
+    if len(words) > 1 and max(words) >> 32:
         return None
+    value = sum(word << 32 * i for i, word in enumerate(reversed(words)))
+    return tuple(i for i in range(value.bit_length()) if value >> i & 1) if value.bit_length() <= MAX_ID else None
 
 
 def integer(text: str | None, lowest: int = 0) -> int | None:
