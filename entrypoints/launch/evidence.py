@@ -116,6 +116,16 @@ def port_counters(ports: Iterable[tuple[str, int]], sysfs: Path = Path("/sys")) 
     return found
 
 
+def oom_kills(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The kernel's count of OOM kills in this container's cgroup (cgroup2 memory.events), None where it is not told."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (cgroup / "memory.events").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return None
+
+
 def traffic(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     """Bytes per port between two readings; a counter that ran backwards (reset, 32-bit saturation) gives no figure."""
     deltas = {}

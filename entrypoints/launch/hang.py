@@ -1,11 +1,13 @@
 """What a hang leaves: each rank's state as the kernel sees it, and the Python stacks of all its threads."""
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from entrypoints.launch import processes
+from entrypoints.launch.evidence import name_ranks
 from entrypoints.launch.rank import STACK_SIGNAL
 from entrypoints.launch.running import Rank
 
@@ -28,15 +30,13 @@ class StackDump:
             with suppress(ProcessLookupError):
                 os.kill(rank.pid, STACK_SIGNAL)
                 # A stopped process runs the handler only once it is continued.
-                os.kill(rank.pid, 18)
+                os.kill(rank.pid, signal.SIGCONT)
 
     def states(self) -> str:
         """The ranks grouped by state, stopped ones first: "rank 2 is stopped; ranks 0-1 are sleeping in ..."."""
         groups: dict[str, list[int]] = {}
         for rank, state in self._states.items():
             groups.setdefault(state, []).append(rank)
-        from entrypoints.launch.evidence import name_ranks
-
         parts = [f"{name_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'} {state}" for state, ranks in groups.items()]
         return "; ".join(sorted(parts, key=lambda part: "stopped" not in part)) or "no rank is left"
 

@@ -19,6 +19,11 @@ from entrypoints.launch.streams import CHUNK, Console, Lines, RankLog
 FIRST_SAMPLE_S, LAST_SAMPLE_S = 0.25, 15.0
 #: Reading numa_maps holds the rank's memory map lock; a rank for which it is slow is sampled no more.
 SLOW_SAMPLE_S = 0.25
+#: What most often sends these.
+HINTS: dict[int, str] = {
+    signal.SIGKILL: ", by somebody or by the host's out-of-memory killer (dmesg tells)",
+    signal.SIGBUS: ", often a full /dev/shm (docker --shm-size, a Memory emptyDir in Kubernetes)",
+}
 STACKS_LIMIT = 256 << 10
 #: A pipe holds at most 1 MiB, so this empties it and still ends when something keeps on writing.
 DRAIN_READS = 64
@@ -165,15 +170,17 @@ class Rank:
 
     @staticmethod
     def _has_data(descriptor: int) -> bool:
-        return bool(select.select([descriptor], [], [], 0)[0])
+        # poll, not select: a launch of hundreds of ranks has descriptors above 1023.
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
 
-    def obituary(self) -> str:
-        """How the rank died, in one phrase."""
+    def obituary(self, out_of_memory: bool = False) -> str:
+        """How the rank died, in one phrase. `out_of_memory`: the cgroup counted an OOM kill during the run."""
         where = f"rank {self.rank} (pid {self.pid})"
         if self.signal is not None:
             text = f"{where} was killed by {_signal_name(self.signal)}"
-            if self.signal == signal.SIGKILL:
-                text += ", by hand or by the kernel for want of memory"
+            text += HINTS.get(self.signal, "") if not out_of_memory else ", by the kernel: the container's memory limit was reached"
         else:
             text = f"{where} exited with code {self.exit_code}"
         return f"{text}; its last line: {self.last_line}" if self.last_line else text

@@ -93,6 +93,7 @@ class _Launch:
         self.degraded: dict[str, list[int]] = {}
         self.spared = set(processes.descendants(os.getpid()))
         self.counters: dict[str, dict[str, int]] = {}
+        self.oom_kills = evidence.oom_kills()
         for descriptor in options.session.descriptors() if options.session else ():
             self.selector.register(descriptor, selectors.EVENT_READ, self._on_peer)
         # Orphaned grandchildren come to this process, not to the host's init, so they can be ended and reaped.
@@ -184,7 +185,8 @@ class _Launch:
         # Of ranks that were found dead at once, one that a signal ended is more likely the first cause.
         for rank in sorted(ended, key=lambda rank: rank.signal is None):
             if not rank.ok and self.ending_since is None and self.dump is None:
-                self.end(4, rank.obituary(), signal.SIGTERM)
+                out_of_memory = rank.signal == signal.SIGKILL and (evidence.oom_kills() or 0) > (self.oom_kills or 0)
+                self.end(4, rank.obituary(out_of_memory), signal.SIGTERM)
 
     def _tick(self, now: float) -> None:
         options = self.options
@@ -228,11 +230,11 @@ class _Launch:
         """Send the signal to every rank; the first call names the cause, KILL follows after the grace."""
         if self.ending_since is None:
             self.ending_since = time.monotonic()
-            self.exit_code, self.cause = exit_code, cause
+            said, self.exit_code, self.cause = self.cause == cause, exit_code, cause
             if self.options.session is not None:
                 self.options.session.abort(cause, exit_code)
             if any(rank.alive for rank in self.ranks):
-                self.say(f"{cause}; ending the ranks that are left")
+                self.say("ending the ranks that are left" if said else f"{cause}; ending the ranks that are left")
         for rank in self.ranks:
             if rank.alive:
                 processes.send(rank.pid, number)

@@ -56,7 +56,7 @@ class Wire:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([], [self._socket], [], left)[1]:
+                if left <= 0 or not self._ready(select.POLLOUT, left):
                     raise WireClosed(f"it took nothing for {SEND_S:g} s") from None
             except (OSError, ValueError) as error:
                 raise WireClosed(_why(error)) from None
@@ -69,8 +69,13 @@ class Wire:
                 self.take()
                 return message
             left = until - time.monotonic()
-            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+            if left <= 0 or not self._ready(select.POLLIN, left):
                 return None
+
+    def _ready(self, event: int, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, event)
+        return bool(poll.poll(timeout_s * 1000))
 
     def peek(self) -> dict[str, Any] | None:
         """The next message if it is here already; it stays. Raises WireClosed."""

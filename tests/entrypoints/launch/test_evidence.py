@@ -84,6 +84,12 @@ def test_port_counters_are_words_of_four_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_oom_kills_are_counted_by_cgroup2(tmp_path: Path) -> None:
+    assert evidence.oom_kills(tmp_path) is None
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\n")
+    assert evidence.oom_kills(tmp_path) == 2
+
+
 def test_port_traffic_of_a_run(supervised: Supervised, tmp_path: Path) -> None:
     counters(tmp_path, mlx5_0=(1000, 0))
     file = tmp_path / "class/infiniband/mlx5_0/ports/1/counters/port_xmit_data"
