@@ -13,8 +13,8 @@ def emit_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     import json
 
-    json.dump(value, sys.stdout, indent=2, sort_keys=False)
-    sys.stdout.write("\n")
+    # In one piece: an unbuffered stdout (as in containers) would get a system call for every token.
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def say(text: str) -> None:

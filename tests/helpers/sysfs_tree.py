@@ -125,6 +125,13 @@ def _list(ids: "list[int] | tuple[int, ...]") -> str:
     return ",".join(parts)
 
 
+def _mask(ids: "list[int] | tuple[int, ...]") -> str:
+    """The same ids as the kernel's mask: 32-bit words, most significant first. hwloc reads these, we read the lists."""
+    value = sum(1 << i for i in ids)
+    words = [f"{value >> shift & 0xFFFFFFFF:08x}" for shift in range(0, max(value.bit_length(), 1), 32)]
+    return ",".join(reversed(words))
+
+
 class _Writer:
     """Writes files below a root and remembers the folders that exist."""
 
@@ -241,6 +248,8 @@ def _cpus(out: _Writer, host: Host) -> None:
         out.text(f"{base}/cpu{cpu}/topology/core_id", str(core_of[cpu]))
         out.text(f"{base}/cpu{cpu}/topology/thread_siblings_list", _list(group))
         out.text(f"{base}/cpu{cpu}/topology/core_siblings_list", _list(package))
+        out.text(f"{base}/cpu{cpu}/topology/thread_siblings", _mask(group))
+        out.text(f"{base}/cpu{cpu}/topology/core_siblings", _mask(package))
         size = host.cpus_per_l3
         if size:
             cores = sorted({min(siblings.get(i, (i,))) for i in package})
@@ -254,6 +263,7 @@ def _cpus(out: _Writer, host: Host) -> None:
             out.text(f"{base}/cpu{cpu}/cache/index{index}/level", str(level))
             out.text(f"{base}/cpu{cpu}/cache/index{index}/type", kind)
             out.text(f"{base}/cpu{cpu}/cache/index{index}/shared_cpu_list", _list(ids))
+            out.text(f"{base}/cpu{cpu}/cache/index{index}/shared_cpu_map", _mask(ids))
 
 
 def _nodes(out: _Writer, host: Host) -> None:
@@ -265,7 +275,9 @@ def _nodes(out: _Writer, host: Host) -> None:
     out.text(f"{base}/has_memory", _list([node.id for node in host.nodes if node.memory_kb]))
     out.text(f"{base}/has_generic_initiator", _list([node.id for node in host.nodes if node.gpu_memory]))
     for node in host.nodes:
-        out.text(f"{base}/node{node.id}/cpulist", _list([cpu for cpu in node.cpus if cpu not in host.offline]))
+        here = [cpu for cpu in node.cpus if cpu not in host.offline]
+        out.text(f"{base}/node{node.id}/cpulist", _list(here))
+        out.text(f"{base}/node{node.id}/cpumap", _mask(here))
         out.text(
             f"{base}/node{node.id}/meminfo", f"Node {node.id} MemTotal:       {node.memory_kb} kB\nNode {node.id} MemFree:        1 kB"
         )

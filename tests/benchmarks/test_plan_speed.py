@@ -1,0 +1,68 @@
+"""How long `plan` takes, as ratios within one run: processor time of whole processes, the least of several.
+
+Run with `pytest tests/benchmarks/test_plan_speed.py -s`; the figures are printed, the bounds below only catch regressions.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import sysfs_tree
+from tests.helpers.placing import ROOT
+
+RUNS = 15
+
+
+def processor_ms(*command: str, env: dict[str, str] | None = None) -> float:
+    """Least user + system milliseconds of the command's process; output is thrown away."""
+    best = float("inf")
+    for _ in range(RUNS):
+        child = os.fork()
+        if child == 0:
+            os.chdir(ROOT)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            os.execve(command[0], command, {**os.environ, **(env or {})})
+        _, status, usage = os.wait4(child, 0)
+        assert status == 0, command
+        best = min(best, (usage.ru_utime + usage.ru_stime) * 1000)
+    return best
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("hosts")
+    return {
+        "small": sysfs_tree.build(folder / "small", sysfs_tree.azure_ndv5()),
+        "large": sysfs_tree.build(folder / "large", sysfs_tree.large()),
+    }
+
+
+def test_plan_speed(roots: dict[str, Path], tmp_path: Path) -> None:
+    # Bytecode of one's own, so that a read-only or bytecode-free checkout is measured as an installed one.
+    env = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    nothing = processor_ms(sys.executable, "-c", "pass", env=env)
+    plan = {
+        name: processor_ms(sys.executable, "-m", "entrypoints", "plan", "--topology", str(root), "--format", "json", env=env)
+        for name, root in roots.items()
+    }
+    print(f"\npython -c pass {nothing:.1f} ms; plan, 8 GPUs {plan['small']:.1f} ms = {plan['small'] / nothing:.1f} x pass")
+    print(f"plan, 64 GPUs, 64 HCAs, 1024 CPUs {plan['large']:.1f} ms = {plan['large'] / plan['small']:.1f} x the small one")
+    assert plan["large"] <= 6 * plan["small"]
+    assert plan["small"] <= 10 * nothing
+
+
+def test_plan_against_lstopo(roots: dict[str, Path], tmp_path: Path) -> None:
+    lstopo = shutil.which("lstopo-no-graphics")
+    if lstopo is None:
+        pytest.skip("lstopo-no-graphics is not installed")
+    replay = {"HWLOC_COMPONENTS": "linux,stop", "HWLOC_FSROOT": str(roots["small"]), "HWLOC_THISSYSTEM": "0"}
+    theirs = processor_ms(lstopo, "--of", "xml", env=replay)
+    env = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    ours = processor_ms(sys.executable, "-m", "entrypoints", "plan", "--topology", str(roots["small"]), "--format", "json", env=env)
+    print(f"\nlstopo --of xml {theirs:.1f} ms; plan {ours:.1f} ms")
+    assert ours <= theirs + 60
