@@ -30,7 +30,7 @@ def placement(document: dict[str, Any]) -> str:
                     node["hostname"],
                     gpu.get("index", "-") if gpu else "-",
                     plan.get("hca") or "-",
-                    seen.get("cpus_allowed") or plan.get("cpus") or "-",
+                    seen.get("cpus_allowed") or (seen.get("binding") or {}).get("cpus") or plan.get("cpus") or "-",
                     seen.get("policy") or planned.replace(": ", " "),
                     "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
                 ]

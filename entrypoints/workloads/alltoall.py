@@ -77,6 +77,8 @@ class AllToAll:
         backend = "nccl" if request.gpus else "gloo"
         argv = ("-m", "entrypoints.workloads.alltoall_rank", f"--backend={backend}", f"--seed={request.seed}", *options, *request.extra)
         notes = [f"{backend} all-to-all; bandwidth is algorithm bandwidth in DeepEP's sense, not wire traffic"]
+        if request.world == 1:
+            notes.append("one rank: a copy on the device itself, no network figure")
         return Prepared(
             workload=self.name,
             test="alltoall",

@@ -1,0 +1,130 @@
+"""result.json, its verdict and its schema."""
+
+import json
+from datetime import datetime, timezone
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from entrypoints.bench import document, gate, show
+from entrypoints.bench.launching import judge, meaning
+from entrypoints.launch.model import LaunchOutcome, RankOutcome
+from entrypoints.results.schema import BENCH, RUNS
+
+_spec = util.spec_from_file_location("bench_conftest", Path(__file__).with_name("conftest.py"))
+assert _spec is not None
+assert _spec.loader is not None
+made = util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+best, run_of, node = made.best, made.run_of, made.node
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+def valid(value: dict[str, Any]) -> bool:
+    return not list(jsonschema.Draft202012Validator(BENCH).iter_errors(json.loads(json.dumps(value))))
+
+
+def whole(job: Any, nodes: list[dict[str, Any]], code: int = 0) -> dict[str, Any]:
+    return document.result(job, nodes, code, document.verdict(job, nodes, code, "why"), NOW)
+
+
+def test_a_result_is_valid_and_readable(make_job: Any) -> None:
+    runs = [run_of(best(10, "dispatch", "fp8"), best(20, "dispatch", "bf16"), best(5))]
+    value = whole(make_job(nodes=2), [node(runs), node(node_rank=1)])
+    assert valid(value)
+    assert value["created"] == "2026-01-02T03:04:05Z"
+    assert value["verdict"].endswith("GB/s (RDMA) dispatch FP8 10.00, dispatch BF16 20.00, combine 5.00")
+    text = show.whole(value)
+    assert "dispatch FP8" in text
+    assert "OK: " in text
+    assert "runs" not in value["nodes"][0], "node 0's runs are told once"
+    assert "versions" in value["nodes"][1], "other nodes may differ in theirs"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"status": "failed"},
+        {"exit_code": 4},
+        {"verdict": ""},
+        {"created": "yesterday"},
+        {"nodes": []},
+        {"correctness": {"passed": False}},
+        {"runs": [{"test": "alltoall"}]},
+        {"runs": [{"test": "other", "format": None, "best": [], "complete": True}]},
+        {"schema": "epbox.result/2"},
+    ],
+)
+def test_the_schema_refuses_contradictions(make_job: Any, damage: dict[str, Any]) -> None:
+    good = whole(make_job(), [node([run_of(best(1))])])
+    assert valid(good)
+    assert not valid({**good, **damage})
+
+
+def test_runs_alone_are_valid_too() -> None:
+    jsonschema.Draft202012Validator(RUNS).validate({"schema": "epbox.result/1", "runs": [run_of(best(1))]})
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [((0, 0), 0), ((4, 0), 4), ((0, 5), 5), ((5, 4), 4), ((4, 6), 6), ((4, 3), 3), ((6, 130), 130), ((4, 130), 130)],
+)
+def test_the_code_that_explains_the_others_wins(codes: tuple[int, ...], expected: int) -> None:
+    nodes = [node(node_rank=n, exit_code=code, cause=f"cause {n}" if code else "") for n, code in enumerate(codes)]
+    code, cause = document.outcome(nodes)
+    assert code == expected
+    assert (f"cause {codes.index(expected)}" in cause) == bool(expected)
+
+
+def test_a_killed_rank_explains_ranks_that_lost_their_peer() -> None:
+    nodes = [node(exit_code=4, cause="rank 0 exited with code 1"), node(node_rank=1, exit_code=4, cause="rank 2 was killed by SIGKILL")]
+    assert document.outcome(nodes) == (4, "node 1 (host1): rank 2 was killed by SIGKILL")
+
+
+def test_wrong_numbers_outrank_the_deaths_that_follow() -> None:
+    ranks = (
+        RankOutcome(0, 0, 1, None, 15, 1.0, None),
+        RankOutcome(1, 1, 2, 6, None, 1.0, None),
+    )
+    found = {"passed": False, "failures": ["rank 1: token 3 is wrong"]}
+    assert judge(LaunchOutcome(ranks, 4, "rank 0 was killed"), found) == (6, "rank 1: token 3 is wrong")
+    assert judge(LaunchOutcome(ranks, 4, "x"), None) == (6, "seen by rank 1")
+    fine = (RankOutcome(0, 0, 1, 0, None, 1.0, None),)
+    assert judge(LaunchOutcome(fine, 0, ""), None) == (0, "")
+
+
+@pytest.mark.parametrize(("code", "text"), [(4, "a rank failed"), (6, "wrong numbers"), (130, "interrupted"), (143, "interrupted"), (7, "below the asked threshold")])
+def test_meaning_is_the_first_words_of_the_table(code: int, text: str) -> None:
+    assert meaning(code) == text
+
+
+def test_median_and_spread_over_runs_never_a_mean_of_bests(make_job: Any) -> None:
+    runs = [run_of(best(value)) for value in (1.0, 100.0, 3.0)]
+    (row,) = document.summarise(runs, several_nodes=True)
+    assert (row["median_gbps"], row["min_gbps"], row["max_gbps"], row["runs"]) == (3.0, 1.0, 100.0, 3)
+    assert "1.00 .. 100.00" in show.bandwidth({"runs": runs, "summary": [row]})
+
+
+def test_deepep_runs_are_right_by_their_exit_code(make_job: Any) -> None:
+    job = make_job(workload="deepep-internode", nodes=2)
+    value = whole(job, [node([{**run_of(best(50)), "test": "internode", "passed_cases": 32}])])
+    assert value["correctness"]["passed"] is True
+    assert value["correctness"]["cases"] == 32
+    assert "exit code" in value["correctness"]["source"]
+    assert valid(value)
+
+
+@pytest.mark.parametrize(("asked", "code"), [("4.9", 0), ("5.1", 7)])
+def test_threshold(make_job: Any, asked: str, code: int) -> None:
+    job = make_job("--min-gbps", asked, nodes=2)
+    got, missed = gate.judge(job, [node([run_of(best(5.0))])])
+    assert got == code
+    assert bool(missed) == bool(code)
+
+
+def test_threshold_without_any_figure_is_not_passed(make_job: Any) -> None:
+    assert gate.judge(make_job("--min-gbps", "1"), [node()])[0] == 7
