@@ -78,7 +78,8 @@ def bench(options: BenchOptions) -> int:
                 node.remove()
             if not any(out.iterdir()):
                 out.rmdir()
-    say(f"bench: results in {_shown(out)}")
+    if out.exists():
+        say(f"bench: results in {_shown(out)}")
     return code
 
 

@@ -49,7 +49,7 @@ class Engine:
 
 
 def find() -> Engine | None:
-    """The daemon of DOCKER_HOST, of the default socket, or our private one, in this order; None when none answers.
+    """The daemon of DOCKER_HOST, of the default socket, a rootless or our private one, in this order; None when none answers.
 
     A DOCKER_HOST that does not answer is an EngineError: the user named a daemon, and another one would be a surprise.
     """
@@ -59,7 +59,8 @@ def find() -> Engine | None:
         if version is None:
             raise EngineError("no daemon answers", where=f"DOCKER_HOST={asked}", hint="start it, or unset DOCKER_HOST")
         return Engine(asked, asked == private_engine.layout().url, version)
-    for url in (DEFAULT_URL, private_engine.layout().url):
+    rootless = f"unix://{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/docker.sock"
+    for url in (DEFAULT_URL, rootless, private_engine.layout().url):
         version = ping(url)
         if version is not None:
             return Engine(url, url == private_engine.layout().url, version)
@@ -73,6 +74,9 @@ def ensure(choice: str = "auto") -> Engine:
     engine = find()
     if engine:
         return engine
+    socket = Path(DEFAULT_URL.removeprefix("unix://"))
+    if socket.exists() and not os.access(socket, os.W_OK):
+        raise EngineError("this user may not use the daemon", where=str(socket), hint="add the user to its group (docker), or be root")
     if not hostpackages.can_install():
         raise EngineError("no container engine answers here", hint=WAYS)
     say("no container engine answers here: starting a private one (./inv engine.stop ends it)")
