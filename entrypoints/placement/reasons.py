@@ -24,6 +24,9 @@ def describe_hca(hca: Hca, port: Port | None, rails: Sequence[Hca]) -> str:
     facts = [f"rail {rails.index(hca)}"] if hca in rails else []
     link = " ".join(filter(None, [f"{port.rate_gbps:g} Gb/s" if port and port.rate_gbps else "", link_layer(hca) or ""]))
     facts += [link] if link else []
+    if hca.driver and hca.atomics is None:
+        # Without CAP_SYS_ADMIN config space ends at 64 bytes: unknown is not absent, NVSHMEM asks the firmware itself.
+        facts.append("PCIe atomics not readable")
     return f"{hca.id} ({', '.join(facts)})" if facts else hca.id
 
 
