@@ -119,8 +119,9 @@ def slurm(environ: Environ) -> Found | None:
     rank = number(environ, "SLURM_NODEID")
     if rank is None:
         return None
-    tasks = first_number(environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", "")))
-    if tasks is not None and tasks > 1 and environ.get("SLURM_PROCID"):
+    # SLURM_TASKS_PER_NODE also stands in sbatch's own script, where it says nothing of how this process was started.
+    tasks = first_number(environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    if tasks is not None and tasks > 1:
         raise UsageError(
             f"srun starts {tasks} tasks a node, this needs one",
             where="SLURM_STEP_TASKS_PER_NODE",

@@ -29,6 +29,7 @@ OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WOR
         (LWS, (1, 2, "bench-0.bench.ns", 8361)),
         (SLURM, (1, 4, "n01", 8361)),
         ({**SLURM, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[02-03]"}, (1, 2, "n02", 8361)),
+        ({"SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n5", "SLURM_TASKS_PER_NODE": "8"}, (0, 1, "n5", 8361)),
         ({**SLURM, "MASTER_ADDR": "ib-n01"}, (1, 4, "ib-n01", 8361)),
         ({**OMPI, "MASTER_ADDR": "h0"}, (1, 2, "h0", 8361)),
         ({**SLURM, **OMPI, "SLURM_NODEID": "0", "MASTER_ADDR": "h0"}, (1, 2, "h0", 8361)),
