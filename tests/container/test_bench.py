@@ -16,7 +16,7 @@ from images import build
 
 pytestmark = pytest.mark.slow
 #: Enough work that a rank can be killed in the middle; the run itself is never awaited.
-LONG = ("--num-tokens", "4096", "--hidden", "7168", "--runs", "50")
+LONG = ("--num-tokens", "512", "--hidden", "2048", "--runs", "100")
 
 
 def invoke(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -34,7 +34,7 @@ def rank_processes(container: Any) -> list[psutil.Process]:
 def wait_for_ranks(container: Any, count: int) -> list[psutil.Process]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if b"testing" in container.logs() and len(found := rank_processes(container)) >= count:
+        if b"tokens x" in container.logs() and len(found := rank_processes(container)) >= count:
             return found
         time.sleep(0.2)
     raise AssertionError(container.logs().decode())
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_command_and_its_containers(cpu: build.Image, tmp_path: 
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         client = cpu.engine.client()
         deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and "testing" not in (tmp_path / "log").read_text():
+        while time.monotonic() < deadline and "tokens x" not in (tmp_path / "log").read_text():
             time.sleep(0.2)
         assert len(client.containers.list(filters={"label": "epbox.run"})) == 2, (tmp_path / "log").read_text()
         process.send_signal(signal.SIGINT)
