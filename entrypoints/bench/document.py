@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from entrypoints.bench import identity
+from entrypoints.bench import identity, published
 from entrypoints.bench.launching import NodeRun, meaning
 from entrypoints.bench.setup import Job
 from entrypoints.binding import BindMode
@@ -16,7 +17,22 @@ SCHEMA = "epbox.result/1"
 EXPLAINS = (6, 3, 2, 4, 5)
 
 
-def node_record(job: Job, launches: Sequence[NodeRun], hostname: str, doctor: dict[str, Any] | None) -> dict[str, Any]:
+def known(run: dict[str, Any]) -> dict[str, Any]:
+    """What the test itself printed of its shape."""
+    return {name: value for name, value in (run.get("shape") or {}).items() if value is not None}
+
+
+def _local(run: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """A run whose log is named from the result folder: a result may be moved or sent."""
+    source = run.get("source")
+    if source is None or folder is None or not Path(source).is_relative_to(folder):
+        return run
+    return {**run, "source": str(Path(source).relative_to(folder))}
+
+
+def node_record(
+    job: Job, launches: Sequence[NodeRun], hostname: str, doctor: dict[str, Any] | None, logs: Path | None = None
+) -> dict[str, Any]:
     """What this node contributes. `ranks` are those of the launch that failed, else of the last."""
     told = next((each for each in launches if each.exit_code), launches[-1] if launches else None)
     record: dict[str, Any] = {
@@ -43,7 +59,13 @@ def node_record(job: Job, launches: Sequence[NodeRun], hostname: str, doctor: di
         "image": identity.image(),
     }
     record["runs"] = [
-        {**run, "launch": number, "bind": each.bind, **({"arm": each.arm} if each.arm else {})}
+        {
+            **_local(run, logs),
+            "shape": {**published.run_shape(job), **known(run)},
+            "launch": number,
+            "bind": each.bind,
+            **({"arm": each.arm} if each.arm else {}),
+        }
         for number, each in enumerate(launches)
         for run in each.runs
     ]
@@ -106,21 +128,23 @@ def correctness(job: Job, nodes: Sequence[dict[str, Any]], code: int) -> dict[st
 def summarise(runs: Sequence[dict[str, Any]], several_nodes: bool) -> list[dict[str, Any]]:
     """Median and spread per operation over the runs of each arm. `gbps` is RDMA over nodes, NVL within one."""
     key = "rdma_gbps" if several_nodes else "nvl_gbps"
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[Any, ...], list[float]] = {}
     for run in runs:
         for best in run.get("best", ()):
-            found.setdefault((run.get("arm"), best["op"], best.get("dtype")), []).append(best)
+            if best.get(key) is not None:
+                found.setdefault((run.get("arm"), best["op"], best.get("dtype"), key[:-5].upper()), []).append(float(best[key]))
+        # The low-latency test prints bandwidth of both kernels together, rank by rank: their median is the run's.
+        ranks = [float(entry["dispatch_combine_gbps"]) for entry in run.get("low_latency") or () if "dispatch_combine_gbps" in entry]
+        if ranks:
+            found.setdefault((run.get("arm"), "dispatch+combine", None, "total"), []).append(median(ranks))
     rows = []
-    for (arm, op, dtype), bests in found.items():
-        values = [float(best[key]) for best in bests if best.get(key) is not None]
-        if not values:
-            continue
+    for (arm, op, dtype, direction), values in found.items():
         rows.append(
             {
                 **({"arm": arm} if arm else {}),
                 "op": op,
                 "dtype": dtype,
-                "direction": "RDMA" if several_nodes else "NVL",
+                "direction": direction,
                 "median_gbps": round(median(values), 4),
                 "min_gbps": min(values),
                 "max_gbps": max(values),
@@ -149,13 +173,15 @@ def result(job: Job, nodes: Sequence[dict[str, Any]], code: int, verdict: str, s
         "notes": list(job.prepared.notes),
         "runs": runs,
         "summary": summarise(runs, job.rendezvous.nodes > 1),
+        "references": published.against(runs),
+        "wire": published.wire(job, runs),
         "correctness": correctness(job, nodes, 0 if code == 7 else code),
         "nodes": [strip(node) for node in nodes],
         "rendezvous": {"nodes": job.rendezvous.nodes, "master_port": job.rendezvous.master_port, "source": job.rendezvous.source},
         "engine": identity.engine(),
         "image": own["image"],
         # The ranks may run in another interpreter than this program (EPBOX_PYTHON).
-        "versions": {**own["versions"], **{"torch": run["torch"] for run in runs[:1] if "torch" in run}},
+        "versions": {**own["versions"], **({"torch": runs[0]["torch"]} if runs and "torch" in runs[0] else {})},
     }
 
 

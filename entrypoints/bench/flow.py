@@ -41,7 +41,7 @@ def bench(args: Namespace) -> int:
     with Session(job.rendezvous) as session:
         meet(job, session, checked)
         launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session)
-        own = document.node_record(job, launches, socket.gethostname(), checked)
+        own = document.node_record(job, launches, socket.gethostname(), checked, folder)
         nodes = gather(job, session, own)
     return conclude(job, nodes, folder, started)
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+from entrypoints.bench import published
 from entrypoints.bench.document import summarise
 from entrypoints.bench.setup import Job
 from entrypoints.errors import BelowThreshold, UsageError
@@ -11,8 +12,12 @@ from entrypoints.errors import BelowThreshold, UsageError
 
 def check_possible(args: Namespace, job: Job) -> None:
     """A ratio needs published references; say so before hours of running, not after."""
-    if args.min_ratio is not None and job.prepared.test == "alltoall":
-        raise UsageError("alltoall has no published reference", where="--min-ratio", hint="use --min-gbps")
+    if args.min_ratio is not None and not published.possible(job):
+        raise UsageError(
+            f"no published result of {job.prepared.test} with this shape",
+            where="--min-ratio",
+            hint="results/references.toml has all; use --min-gbps",
+        )
 
 
 def judge(job: Job, nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
@@ -28,10 +33,17 @@ def judge(job: Job, nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
                 name = f"{row['op']}{' ' + row['dtype'].upper() if row['dtype'] else ''}"
                 missed.append(f"{name} {row['median_gbps']:.2f} GB/s ({row['direction']}) is below --min-gbps {args.min_gbps:g}")
     if args.min_ratio is not None:
-        missed += _ratios(job, nodes, args.min_ratio)
+        missed += _ratios(nodes, args.min_ratio)
     return (BelowThreshold.exit_code, "; ".join(missed)) if missed else (0, "")
 
 
-def _ratios(job: Job, nodes: Sequence[dict[str, Any]], least: float) -> list[str]:
-    """Against the results room's references of the same test and shape."""
-    return ["no references in this build to hold against --min-ratio"]
+def _ratios(nodes: Sequence[dict[str, Any]], least: float) -> list[str]:
+    """Each figure against the best published one of a bound run."""
+    rows = published.strictest(published.against(nodes[0]["runs"]))
+    if not rows:
+        return ["nothing was measured that --min-ratio could be held against"]
+    return [
+        f"{row['metric']} {row['value']:.2f} is {row['ratio']:.2f} of {row['reference']} ({row['id']}), below --min-ratio {least:g}"
+        for row in rows
+        if row["ratio"] < least
+    ]

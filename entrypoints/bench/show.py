@@ -30,7 +30,7 @@ def placement(document: dict[str, Any]) -> str:
                     node["hostname"],
                     gpu.get("index", "-") if gpu else "-",
                     plan.get("hca") or "-",
-                    seen.get("cpus_allowed") or (seen.get("binding") or {}).get("cpus") or plan.get("cpus") or "-",
+                    seen.get("cpus") or (seen.get("binding") or {}).get("cpus") or plan.get("cpus") or "-",
                     seen.get("policy") or planned.replace(": ", " "),
                     "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
                 ]
@@ -58,6 +58,8 @@ def bandwidth(document: dict[str, Any]) -> str:
                 ]
             )
         return table(["operation", "GB/s (RDMA)", "GB/s (NVL)", "us", "us p25 .. p75", "SMs/NVL/RDMA chunk"], rows)
+    if len(runs) == 1 and not runs[0].get("best"):
+        return ""
     rows = [
         [
             _label(row),
@@ -69,6 +71,17 @@ def bandwidth(document: dict[str, Any]) -> str:
         for row in document["summary"]
     ]
     return table(["operation", "median GB/s", "min .. max", "direction", "runs"], rows) if rows else ""
+
+
+def references(document: dict[str, Any]) -> str:
+    """Published results of the same test and shape, and the wire."""
+    rows = [
+        [row["metric"], _number(row["value"]), _number(row["reference"]), f"{row['ratio']:.2f}", f"{row['hardware']} ({row['source']})"]
+        for row in document.get("references") or ()
+    ]
+    parts = [table(["figure", "here", "published", "ratio", "where"], rows)] if rows else []
+    parts += [f"wire: {row['metric']}: {row['explanation']}" for row in document.get("wire") or ()]
+    return "\n".join(parts)
 
 
 def low_latency(document: dict[str, Any]) -> str:
@@ -96,7 +109,12 @@ def ending(document: dict[str, Any]) -> str:
 def whole(document: dict[str, Any]) -> str:
     """Everything, in reading order."""
     # An ablation has a table of its own.
-    parts = [placement(document), "" if document["bind"] == "ablation" else bandwidth(document), low_latency(document)]
+    parts = [
+        placement(document),
+        "" if document["bind"] == "ablation" else bandwidth(document),
+        low_latency(document),
+        references(document),
+    ]
     if any(run.get("test") in ("alltoall", "internode") for run in document["runs"]):
         parts.append(
             "Algorithm bandwidth as DeepEP counts it: RDMA = a token for every node it goes to, the local one too; NVL = tokens received."

@@ -80,7 +80,7 @@ NODE: dict[str, Any] = {
 SUMMARY: dict[str, Any] = {
     "type": "object",
     "required": ["op", "dtype", "direction", "median_gbps", "min_gbps", "max_gbps", "runs"],
-    "properties": {"direction": {"enum": ["RDMA", "NVL"]}, "median_gbps": _NUMBER, "runs": {"type": "integer", "minimum": 1}},
+    "properties": {"direction": {"enum": ["RDMA", "NVL", "total"]}, "median_gbps": _NUMBER, "runs": {"type": "integer", "minimum": 1}},
 }
 
 ABLATION: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """result.json, its verdict and its schema."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import util
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from entrypoints.bench import document, gate, show
-from entrypoints.bench.launching import judge, meaning
+from entrypoints.bench import document, gate, published, show
+from entrypoints.bench.launching import NodeRun, judge, meaning
+from entrypoints.errors import UsageError
 from entrypoints.launch.model import LaunchOutcome, RankOutcome
 from entrypoints.results.schema import BENCH, RUNS
+from entrypoints.topology.model import Hca, Port
 
 _spec = util.spec_from_file_location("bench_conftest", Path(__file__).with_name("conftest.py"))
 assert _spec is not None
@@ -97,7 +100,10 @@ def test_wrong_numbers_outrank_the_deaths_that_follow() -> None:
     assert judge(LaunchOutcome(fine, 0, ""), None) == (0, "")
 
 
-@pytest.mark.parametrize(("code", "text"), [(4, "a rank failed"), (6, "wrong numbers"), (130, "interrupted"), (143, "interrupted"), (7, "below the asked threshold")])
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(4, "a rank failed"), (6, "wrong numbers"), (130, "interrupted"), (143, "interrupted"), (7, "below the asked threshold")],
+)
 def test_meaning_is_the_first_words_of_the_table(code: int, text: str) -> None:
     assert meaning(code) == text
 
@@ -128,3 +134,58 @@ def test_threshold(make_job: Any, asked: str, code: int) -> None:
 
 def test_threshold_without_any_figure_is_not_passed(make_job: Any) -> None:
     assert gate.judge(make_job("--min-gbps", "1"), [node()])[0] == 7
+
+
+def internode(fp8: float, combine: float) -> dict[str, Any]:
+    shape = {"nodes": 2, "ranks": 16, "num_tokens": 4096, "hidden": 7168}
+    return {**run_of(best(fp8, "dispatch", "fp8"), best(combine)), "test": "internode", "shape": shape}
+
+
+def test_ratios_are_medians_over_runs_against_the_best_bound_reference(make_job: Any) -> None:
+    rows = published.against([internode(value, 30) for value in (10.0, 45.9, 100.0)])
+    azure = {row["metric"]: row for row in rows if row["id"] == "azure-nd-h100-v5-2"}
+    assert azure["dispatch FP8, GB/s (RDMA)"]["ratio"] == 1.0
+    assert azure["dispatch FP8, GB/s (RDMA)"]["value"] == 45.9
+    assert all(row["bound"] is not False for row in published.strictest(rows))
+    assert published.strictest(rows) != []
+
+
+@pytest.mark.parametrize(("asked", "code"), [("0.1", 0), ("0.9", 7)])
+def test_ratio_gate(make_job: Any, asked: str, code: int) -> None:
+    job = make_job("--min-ratio", asked, nodes=2, workload="deepep-internode")
+    got, missed = gate.judge(job, [node([internode(30.0, 30.0)])])
+    assert got == code
+    assert ("below --min-ratio" in missed) == bool(code)
+
+
+def test_ratio_gate_without_a_reference_is_refused_before_the_run(make_job: Any) -> None:
+    job = make_job("--min-ratio", "0.9", nodes=19, workload="deepep-internode")
+    with pytest.raises(UsageError, match="no published result"):
+        gate.check_possible(job.args, job)
+
+
+def test_low_latency_is_summarised_by_the_median_over_ranks(make_job: Any) -> None:
+    ranks = [{"rank": n, "dispatch_combine_gbps": value, "avg_us": 70.0} for n, value in enumerate((100.0, 300.0, 200.0))]
+    run = {**run_of(), "test": "low_latency", "low_latency": ranks}
+    (row,) = document.summarise([run], several_nodes=False)
+    assert (row["op"], row["median_gbps"], row["direction"]) == ("dispatch+combine", 200.0, "total")
+    assert "300" in show.low_latency({"runs": [run]})
+
+
+def test_the_wire_explains_figures_above_line_rate(make_job: Any) -> None:
+    job = make_job(nodes=2, hca="mlx5_", workload="deepep-internode")
+    hcas = tuple(Hca(label=f"NIC{n}", name=f"mlx5_{n}", ports=(Port(1, rate_gbps=400.0),)) for n in range(2))
+    job = replace(job, topology=replace(job.topology, hcas=hcas))
+    rows = published.wire(job, [internode(60.0, 61.0)])
+    assert [(row["off_node_gbps"], row["line_rate_gbps"]) for row in rows] == [(30.0, 50.0), (30.5, 50.0)]
+    mixed = replace(job, topology=replace(job.topology, hcas=hcas[:1]))
+    assert published.wire(mixed, [internode(60.0, 61.0)]) == []
+
+
+def test_logs_are_named_from_the_folder(make_job: Any, tmp_path: Path) -> None:
+    ranks = (RankOutcome(0, 0, 1, 0, None, 1.0, None),)
+    run = {**run_of(best(1)), "source": str(tmp_path / "run-1" / "rank-0.log")}
+    launched = NodeRun(LaunchOutcome(ranks, 0, ""), (run,), None, 0, "", "all")
+    record = document.node_record(make_job(), [launched], "host", None, tmp_path)
+    assert record["runs"][0]["source"] == "run-1/rank-0.log"
+    assert record["runs"][0]["shape"]["ranks"] == 2

@@ -84,7 +84,7 @@ def test_one_node_two_ranks(tmp_path: Path) -> None:
     ranks = result["nodes"][0]["ranks"]
     assert [rank["exit_code"] for rank in ranks] == [0, 0]
     planned = [rank["cpus"] for rank in result["nodes"][0]["plan"]["ranks"]]
-    assert [rank["evidence"]["binding"]["cpus"] for rank in ranks] == planned
+    assert [rank["evidence"]["cpus"] for rank in ranks] == planned
     plan = json.loads((tmp_path / "res" / "one" / "plan.json").read_text())
     assert plan == result["nodes"][0]["plan"]
     assert {"rank-0.log", "rank-1.log"} <= {path.name for path in (tmp_path / "res" / "one").iterdir()}

@@ -147,7 +147,9 @@ def test_doctor_gate_leaves_the_masters_reachability_to_the_rendezvous(make_job:
 
     def checks(workload: str, topology: Any, environ: Any) -> list[CheckResult]:
         asked.update(workload=workload, nodes=environ["WORLD_SIZE"])
-        return [CheckResult(i, "t", s, "seen", "do", "src") for i, s in (("net.master", "FAIL"), ("a", "FAIL"), ("b", "WARN"), ("c", "PASS"))]
+        return [
+            CheckResult(i, "t", s, "seen", "do", "src") for i, s in (("net.master", "FAIL"), ("a", "FAIL"), ("b", "WARN"), ("c", "PASS"))
+        ]
 
     monkeypatch.setattr(preflight, "run_checks", checks)
     found = doctor.examine(make_job(nodes=2))

@@ -91,7 +91,9 @@ def test_neighbouring_experts_have_different_gains() -> None:
     assert max(gains) < 1.5
 
 
-@pytest.mark.parametrize(("experts", "weights", "expected"), [((0,), (1.0,), 2 * 0.5), ((0, 1), (0.5, 0.25), 2 * (0.25 + 0.25 * (0.5 + 37 / 64)))])
+@pytest.mark.parametrize(
+    ("experts", "weights", "expected"), [((0,), (1.0,), 2 * 0.5), ((0, 1), (0.5, 0.25), 2 * (0.25 + 0.25 * (0.5 + 37 / 64)))]
+)
 def test_combined_value_is_the_gate_weighted_sum(experts: tuple[int, ...], weights: tuple[float, ...], expected: float) -> None:
     routing = Routing(1, 1, 2, len(experts), 1)
     assert reference.combine_weighted(routing, experts, weights, 2.0) == pytest.approx(expected)
