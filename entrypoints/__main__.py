@@ -33,7 +33,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     module = import_module(f"entrypoints.verbs.{verb}")
     parser = argparse.ArgumentParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False)
     module.configure(parser)
-    return module.run(parser.parse_args(arguments))
+    code: int = module.run(parser.parse_args(arguments))
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(arguments)
     from entrypoints.errors import EPBoxError
 
+    if os.getpid() == 1:
+        end_on_signals()
     try:
         return run_verb(first, arguments[1:])
     except EPBoxError as error:
@@ -64,10 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def end_on_signals() -> None:
+    """As PID 1 the kernel drops signals that have no handler: without one, `docker stop` would wait and then KILL."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Replace this process by the user's command, as docker images with a verb entrypoint do."""
     try:
-        os.execvp(arguments[0], arguments)
+        os.execvp(arguments[0], list(arguments))
     except OSError as error:
         print(f"epbox: {arguments[0]}: {error.strerror}; not a verb and not a command, see epbox --help", file=sys.stderr)
         return 2

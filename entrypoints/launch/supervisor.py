@@ -8,20 +8,17 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from entrypoints.binding import Kernel
 from entrypoints.launch import child, evidence, processes
 from entrypoints.launch.hang import StackDump
 from entrypoints.launch.model import LaunchOptions, LaunchOutcome, RankCommand, RankOutcome
 from entrypoints.launch.running import Rank
+from entrypoints.launch.signals import ENDING, PASSED_ON, Signals
 from entrypoints.launch.streams import BACKLOG, Console
 
 __all__ = ["LaunchOptions", "LaunchOutcome", "RankCommand", "RankOutcome", "run"]
 
-#: These end the run (exit 128 + N); the last two are only passed on.
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 #: After KILL, a process that is still there (uninterruptible sleep) is given up on.
 KILL_BOUND_S = 5.0
 #: How long the console's reader may take for what is left at the end.
@@ -36,7 +33,7 @@ def run(commands: Sequence[RankCommand], options: LaunchOptions | None = None, k
     options = options or LaunchOptions()
     environments = [command.environment(options.bind, len(commands)) for command in commands]
     programs = [child.find_program(command.argv[0], env) for command, env in zip(commands, environments, strict=True)]
-    with _Signals() as signals:
+    with Signals() as signals:
         launch = _Launch(options, signals)
         try:
             launch.start(commands, programs, environments, kernel or Kernel())
@@ -46,39 +43,10 @@ def run(commands: Sequence[RankCommand], options: LaunchOptions | None = None, k
     return launch.outcome()
 
 
-class _Signals:
-    """Turns signals into bytes of a pipe that the selector sees, and puts the old handlers back."""
-
-    def __enter__(self) -> "_Signals":
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self._writer, False)
-        self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, self._ignore) for number in (*ENDING, *PASSED_ON, signal.SIGCHLD)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self.reader)
-        os.close(self._writer)
-
-    @staticmethod
-    def _ignore(_number: int, _frame: FrameType | None) -> None:
-        """A Python handler must exist for the wake-up byte to be written."""
-
-    def received(self) -> bytes:
-        try:
-            return os.read(self.reader, 4096)
-        except BlockingIOError:
-            return b""
-
-
 class _Launch:
     """The ranks of one run and the loop over them."""
 
-    def __init__(self, options: LaunchOptions, signals: _Signals) -> None:
+    def __init__(self, options: LaunchOptions, signals: Signals) -> None:
         self.options, self.signals = options, signals
         self.ranks: list[Rank] = []
         self.selector = selectors.DefaultSelector()

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -249,6 +250,21 @@ def test_as_pid_one(supervised: Supervised) -> None:
     os.kill(inner, signal.SIGTERM)
     result = supervised.finish(process, 10)
     assert result.exit_code == 143 and result.cause == "stopped by SIGTERM" and result.seconds < 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
+def test_as_pid_one_term_ends_every_verb_at_once(supervised: Supervised) -> None:
+    wrap = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if subprocess.run([*wrap, "true"], capture_output=True).returncode:
+        pytest.skip("this container may not make a PID namespace")
+    waits = [sys.executable, "-m", "entrypoints", "plan", "--topology", "-"]
+    process = supervised.popen(waits, prefix=wrap, streams={"stdin": subprocess.PIPE})
+    wait_for(lambda: len(marked(supervised.mark)) == 2)
+    time.sleep(1)
+    inner = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(inner, signal.SIGTERM)
+    wait_for(lambda: process.poll() is not None, 5)
+    assert supervised.finish(process, 5).exit_code == 143
 
 
 def test_the_callers_state_is_put_back() -> None:
