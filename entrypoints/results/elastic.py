@@ -74,11 +74,9 @@ class ElasticRun:
         self.cases[signature] = self.cases.get(signature, 0) + 1
 
     def _fold(self) -> None:
-        if not self.samples:
-            return
-        flags = dict(re.findall(r"(\w+)=(\w+)", self._case))
-        if any(len(self.samples.get(name, ())) < max(self.world, 1) for name in _OPERATIONS):
+        if self._case and any(len(self.samples.get(name, ())) < max(self.world, 1) for name in _OPERATIONS):
             self._short.append(self._case)
+        flags = dict(re.findall(r"(\w+)=(\w+)", self._case))
         for name, samples in self.samples.items():
             scaleout, scaleup, time, copy = (median(column) for column in zip(*samples, strict=True))
             slowest = max(sample[2] for sample in samples)

@@ -1,0 +1,82 @@
+"""The shared samples parse to their expected values, plain, packed, and behind any launcher's prefixes."""
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints.results.parse import parse_lines, parse_paths
+
+SAMPLES = Path(__file__).parents[4] / "shared" / "logs" / "results"
+LOGS = sorted(SAMPLES.glob("*.log"))
+if not LOGS:
+    pytest.skip("../shared/logs is not beside this checkout", allow_module_level=True)
+
+
+def holds(expected: Any, found: Any) -> bool:
+    """Every expected key with its value; lists as long as expected."""
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and all(key in found and holds(value, found[key]) for key, value in expected.items())
+    if isinstance(expected, list):
+        return isinstance(found, list) and len(expected) == len(found) and all(map(holds, expected, found))
+    return bool(expected == found)
+
+
+def expected_of(log: Path) -> dict[str, Any]:
+    expected: dict[str, Any] = json.loads(log.with_name(f"{log.stem}.expected.json").read_text())
+    expected.pop("source")
+    return expected
+
+
+def check(log: Path, runs: list[dict[str, Any]]) -> None:
+    assert len(runs) == 1
+    for key, value in expected_of(log).items():
+        assert holds(value, runs[0].get(key)), key
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)
+def test_plain(log: Path) -> None:
+    check(log, parse_paths([log]))
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress], ids=["gzip", "xz", "bzip2"])
+def test_packed(log: Path, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    packed = tmp_path / "some.bin"
+    packed.write_bytes(pack(log.read_bytes()))
+    check(log, parse_paths([packed]))
+
+
+PREFIXES = {
+    "mpirun": "[1,0]<stdout>:",
+    "mpirun5": "[1,0]<stdout>: ",
+    "kubectl": "[pod/ep-0-0/main] ",
+    "kubectl-time": "[pod/ep-0-0/main] 2026-08-19T05:29:34.123456789Z ",
+    "srun": " 0: ",
+    "time": "2026-11-24 08:59:45,123 ",
+    "supervisor": "[rank 0] ",
+    "compose": "ep-main-1  | ",
+    "torchrun": "[default0]:",
+    "colour": "\x1b[32m",
+}
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_behind_a_prefix(log: Path, prefix: str, end: str) -> None:
+    lines = [f"{prefix}{line}{end}" for line in log.read_text().splitlines()]
+    check(log, parse_lines(lines))
+    check(log, parse_lines([line.encode() for line in lines]))
+
+
+def test_utf16_as_powershell_writes_it(tmp_path: Path) -> None:
+    log = SAMPLES / "p5en-intranode.log"
+    path = tmp_path / "power.log"
+    path.write_text(log.read_text(), encoding="utf-16")
+    check(log, parse_paths([path]))
