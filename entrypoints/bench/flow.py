@@ -93,7 +93,9 @@ def repeat(job: Job, folder: Path, session: Session) -> list[NodeRun]:
 def gather(job: Job, session: Session, own: dict[str, Any]) -> list[dict[str, Any]]:
     """Records of all nodes; of those that answer when the run has failed, of all when it has not."""
     try:
-        return session.gather(own, GATHER_S)
+        # A node that failed may have left an older message behind; what is no record is left out.
+        found = session.gather(own, GATHER_S)
+        return [own if node == job.rendezvous.node_rank else value for node, value in enumerate(found) if "node_rank" in value]
     except EPBoxError as error:
         if not own["exit_code"]:
             own = {**own, "exit_code": error.exit_code, "cause": str(error)}

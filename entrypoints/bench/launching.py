@@ -3,18 +3,20 @@
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from entrypoints.bench.setup import Job, rank_environment, rank_python
 from entrypoints.binding import BindMode
-from entrypoints.errors import EXIT_CODES
+from entrypoints.errors import EXIT_CODES, EPBoxError
 from entrypoints.launch.model import LaunchOptions, LaunchOutcome, RankCommand
 from entrypoints.launch.rank import script_command
 from entrypoints.launch.session import Session
 
 WRONG_NUMBERS = 6
+#: Nodes end a launch together; this bounds the wait for one that does not.
+ALIGN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class NodeRun:
     bind: str
     arm: str = ""
     seconds: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def commands(job: Job, extra_env: dict[str, str] | None = None) -> list[RankCommand]:
@@ -39,12 +40,26 @@ def commands(job: Job, extra_env: dict[str, str] | None = None) -> list[RankComm
     return [RankCommand(rank, argv, env, job.first_rank + rank.local_rank) for rank in job.plan.ranks]
 
 
+def align(job: Job, session: Session) -> tuple[int, str]:
+    """Wait until every node has ended its last launch, so that the next one finds the master port free. (0, "") when all are there."""
+    if job.rendezvous.nodes == 1:
+        return 0, ""
+    try:
+        session.gather({"ready": True}, ALIGN_S)
+    except EPBoxError as error:
+        return error.exit_code, str(error)
+    return 0, ""
+
+
 def launch(job: Job, bind: BindMode, logs: Path, session: Session, arm: str = "", extra_env: dict[str, str] | None = None) -> NodeRun:
     """Run all local ranks to their end. Never raises for what a rank does."""
     from entrypoints.bench.parsing import read_logs
     from entrypoints.launch.supervisor import run
 
     args = job.args
+    code, cause = align(job, session)
+    if code:
+        return NodeRun(LaunchOutcome((), code, cause), (), None, code, cause, str(bind), arm)
     options = LaunchOptions(
         log_dir=logs,
         bind=bind,
