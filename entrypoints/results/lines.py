@@ -40,11 +40,11 @@ def split_writer(line: str) -> tuple[str, str]:
     Several prefixes may be stacked (a pod's over a rank's); the writer is then their chain. The line
     `[rank 3] Dispatch + combine bandwidth: ...` is DeepEP's own message and keeps its rank.
     """
-    if line.startswith(_OWN):
+    if line.startswith(_OWN) or (line.startswith("[rank ") and line.find("] Dispatch", 7, 24) > 0):
         return "", line
     writer = ""
     for _ in range(4):
-        if line.startswith("[rank ") and "] Dispatch" in line[:16]:
+        if writer and line.startswith("[rank ") and line.find("] Dispatch", 7, 24) > 0:
             break
         time = _TIME.match(line)
         if time:

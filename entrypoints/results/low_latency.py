@@ -30,7 +30,7 @@ class LowLatencyRun:
     def feed(self, writer: str, text: str) -> str:
         """Take one line. Returns the start of a message that is not whole yet, or ""."""
         matched = 0
-        if self._whole(text):
+        if self.take(text):
             return ""
         for match in formats.LL_BOTH.finditer(text):
             matched += 1
@@ -47,15 +47,23 @@ class LowLatencyRun:
             return text[heads[-1] :]
         return ""
 
-    def _whole(self, text: str) -> bool:
-        """The short way for a line that is one whole message of the two commonest kinds."""
+    def take(self, text: str) -> bool:
+        """The short way for a line that is one whole message of this run; False when it needs the long one."""
         match = formats.LL_BOTH.fullmatch(text)
         if match:
-            self.both.setdefault(int(match[1]), _named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us"))
+            rank = int(match[1])
+            if rank in self.both:
+                return False
+            gbps, average, least, most = map(float, match.groups()[1:])
+            self.both[rank] = {"rank": rank, "dispatch_combine_gbps": gbps, "avg_us": average, "min_us": least, "max_us": most}
             return True
         match = formats.LL_EACH.fullmatch(text)
         if match:
             self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+            return True
+        match = formats.LL_PHASES.fullmatch(text)
+        if match:
+            self._phases(match)
         return bool(match)
 
     def _phases(self, match: re.Match[str]) -> None:

@@ -14,7 +14,7 @@ from entrypoints.results.tuning import TuningRun
 
 Collector = TuningRun | LowLatencyRun | ElasticRun
 #: Best lines and rank lines that are kept for a whole parse; more runs than that are counted, not listed.
-MAX_ENTRIES = 150_000
+MAX_ENTRIES = 20_000
 #: Runs whose sweep is kept: a report shows one, a 300 MB log would hold thousands.
 MAX_SWEEPS = 200
 
@@ -40,12 +40,8 @@ class Parser:
 
     def line(self, number: int, raw: bytes | str) -> None:
         """One line with its number from 1."""
-        if isinstance(raw, bytes) and isinstance(self._current, TuningRun) and not self._torn:
-            start = raw.find(b"[t")
-            # The same prefix comes again and again, unless it has a timestamp in it.
-            writer = self._writers.get(raw[:start]) if start > 0 else ""
-            if start >= 0 and writer is not None and self._current.feed_bytes(writer, raw, start):
-                return
+        if isinstance(raw, bytes) and not self._torn and self._short(raw):
+            return
         writer, text = split_writer(clean(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw))
         if isinstance(raw, bytes) and text.startswith("[t") and len(self._writers) < 10_000:
             self._writers[raw[: raw.find(b"[t")]] = writer
@@ -66,6 +62,16 @@ class Parser:
         rest = current.feed(writer, text)
         if rest:
             self._torn[writer] = rest[-400:]
+
+    def _short(self, raw: bytes) -> bool:
+        """The lines of which a log has the most, whole and in the run at hand, without decoding them twice."""
+        current = self._current
+        if isinstance(current, TuningRun):
+            start = raw.find(b"[t")
+            # The same prefix comes again and again, unless it has a timestamp in it.
+            writer = self._writers.get(raw[:start]) if start > 0 else ""
+            return start >= 0 and writer is not None and current.feed_bytes(writer, raw, start)
+        return isinstance(current, LowLatencyRun) and raw.startswith(b"[rank ") and current.take(raw.decode("utf-8", "replace").rstrip())
 
     def _alltoall(self, number: int, text: str) -> None:
         """EPBox's own workload tells its whole result in one line."""
