@@ -51,7 +51,7 @@ _NOT_AN_ERROR = re.compile(rb"\bINFO\b|\bDEBUG\b|\b0 errors?\b|no errors?|errors
 _FINISH = re.compile(
     rb"\[tuning\] Best combine|Combine bandwidth:|Combine send/recv time|Dispatch \+ combine bandwidth|[@+] EP: |epbox.*\bok\b"
 )
-_DEV_ID = re.compile(rb"(?:(\S+?):(\d+):\d+ \[(\d+)\] NVSHMEM INFO )?.*?ENABLE_NIC_PE_MAPPING = (\d)[^\n]*?setting dev_id = (\d+)")
+_DEV_ID = re.compile(rb"(?:(\S+?):(\d+):\d+ \[(\d+)\] NVSHMEM INFO )?.*?setting dev_id = (\d+)")
 _HANDLER = re.compile(rb"NIC handler will be (GPU|CPU)[^\n]{0,40}")
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit|Failed|Warning)?(?::|$)")
 
@@ -207,7 +207,7 @@ class Scanner:
             match = _DEV_ID.match(split_writer(clean(line.decode("utf-8", "replace")))[1].encode())
             if match:
                 who = b":".join(part for part in match.groups()[:2] if part).decode("utf-8", "replace")
-                scan.dev_ids.append((who, int(match[5])))
+                scan.dev_ids.append((who, int(match[4])))
         if b"nic handler will be" in shape:
             scan.handlers.update(match[0].decode("ascii", "replace").strip() for match in _HANDLER.finditer(line))
 

@@ -49,19 +49,27 @@ class LowLatencyRun:
 
     def take(self, text: str) -> bool:
         """The short way for a line that is one whole message of this run; False when it needs the long one."""
-        match = formats.LL_BOTH.fullmatch(text)
-        if match:
-            rank = int(match[1])
-            if rank in self.both:
+        start = text.find("Dispatch ") + len("Dispatch ")
+        kind = text[start : start + 1]
+        if kind == "+":
+            match = formats.LL_BOTH.fullmatch(text)
+            if not match or int(match[1]) in self.both:
                 return False
-            gbps, average, least, most = map(float, match.groups()[1:])
-            self.both[rank] = {"rank": rank, "dispatch_combine_gbps": gbps, "avg_us": average, "min_us": least, "max_us": most}
+            rank, gbps, average, least, most = match.groups()
+            self.both[int(rank)] = {
+                "rank": int(rank),
+                "dispatch_combine_gbps": float(gbps),
+                "avg_us": float(average),
+                "min_us": float(least),
+                "max_us": float(most),
+            }
             return True
-        match = formats.LL_EACH.fullmatch(text)
-        if match:
-            self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
-            return True
-        match = formats.LL_PHASES.fullmatch(text)
+        if kind == "b":
+            match = formats.LL_EACH.fullmatch(text)
+            if match:
+                self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+            return bool(match)
+        match = formats.LL_PHASES.fullmatch(text) if kind == "s" else None
         if match:
             self._phases(match)
         return bool(match)

@@ -84,9 +84,8 @@ def main() -> int:
             ok = seconds <= limit_s and peak <= limit_mib
             failed |= not ok
             size = path.stat().st_size >> 20
-            print(
-                f"{name:24} {size:4} MB  {seconds:6.1f} s of {limit_s:4.1f}  peak {peak:5.0f} MiB of {limit_mib}  {'ok' if ok else 'TOO MUCH'}"
-            )
+            verdict = "ok" if ok else "TOO MUCH"
+            print(f"{name:24} {size:4} MB  {seconds:6.1f} s of {limit_s:4.1f}  peak {peak:5.0f} MiB of {limit_mib}  {verdict}", flush=True)
     return int(failed)
 
 
