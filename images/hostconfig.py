@@ -124,7 +124,8 @@ def secrets(suite: str | None, environ: Mapping[str, str] = os.environ) -> dict[
     apt = apt_options()
     if bundle:
         found["ca.pem"] = bundle.read_bytes()
-        apt.append('Acquire::https::CAInfo "/run/secrets/ca.pem";')
+        # Secrets are root's alone; apt's download user could not read the bundle.
+        apt += ['Acquire::https::CAInfo "/run/secrets/ca.pem";', 'APT::Sandbox::User "root";']
     mirrors = debian_mirrors(environ)
     if suite and mirrors != Mirrors():
         found["apt.list"] = "".join(f"{line}\n" for line in mirrors.sources(suite)).encode()

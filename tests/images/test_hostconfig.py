@@ -54,6 +54,7 @@ def test_proxies_are_quoted_and_their_case_is_kept(tmp_path: Path) -> None:
     assert found["host.env"].decode() == "NO_PROXY=a,b\nhttp_proxy='http://u:p'\"'\"'w@h:1'\n"
     assert found["ca.pem"] == b"CERT"
     assert found["apt.list"].decode().splitlines()[0] == "deb http://m.example/d trixie main"
+    assert 'APT::Sandbox::User "root";' in found["apt.conf"].decode()
     assert 'Dir::Etc::SourceList "/run/secrets/apt.list";' in found["apt.conf"].decode()
 
 
