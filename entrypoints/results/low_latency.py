@@ -13,11 +13,11 @@ class LowLatencyRun:
 
     def __init__(self, number: int) -> None:
         self.first_line = number
-        self.both: dict[int, dict[str, Any]] = {}
-        self.each: dict[int, dict[str, Any]] = {}
-        self.phases: dict[int, dict[str, Any]] = {}
+        # Matches by rank; numbers are made of them at the end, and only for runs that are listed.
+        self.both: dict[int, re.Match[str]] = {}
+        self.each: dict[int, re.Match[str]] = {}
+        self.phases: dict[int, re.Match[str]] = {}
         self.torn = 0
-        self.format: str | None = None
 
     @property
     def entries(self) -> int:
@@ -34,13 +34,13 @@ class LowLatencyRun:
             return ""
         for match in formats.LL_BOTH.finditer(text):
             matched += 1
-            self.both.setdefault(int(match[1]), _named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us"))
+            self.both.setdefault(int(match[1]), match)
         for match in formats.LL_EACH.finditer(text):
             matched += 1
-            self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+            self.each.setdefault(int(match[1]), match)
         for match in formats.LL_PHASES.finditer(text):
             matched += 1
-            self._phases(match)
+            self.phases.setdefault(int(match[1]), match)
         heads = [match.start() for match in re.finditer(r"\[rank \d+\] Dispatch", text)]
         if len(heads) > matched:
             self.torn += len(heads) - matched - 1
@@ -55,38 +55,21 @@ class LowLatencyRun:
             match = formats.LL_BOTH.fullmatch(text)
             if not match or int(match[1]) in self.both:
                 return False
-            rank, gbps, average, least, most = match.groups()
-            self.both[int(rank)] = {
-                "rank": int(rank),
-                "dispatch_combine_gbps": float(gbps),
-                "avg_us": float(average),
-                "min_us": float(least),
-                "max_us": float(most),
-            }
+            self.both[int(match[1])] = match
             return True
         if kind == "b":
             match = formats.LL_EACH.fullmatch(text)
             if match:
-                self.each.setdefault(int(match[1]), _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us"))
+                self.each.setdefault(int(match[1]), match)
             return bool(match)
         match = formats.LL_PHASES.fullmatch(text) if kind == "s" else None
         if match:
-            self._phases(match)
+            self.phases.setdefault(int(match[1]), match)
         return bool(match)
-
-    def _phases(self, match: re.Match[str]) -> None:
-        names = ("dispatch_total_us", "dispatch_send_us", "dispatch_recv_us", "combine_total_us", "combine_send_us", "combine_recv_us")
-        entry = _named(match, *names)
-        if entry["dispatch_recv_us"] is None:
-            # Before 2025-07-02 one number a side: the sum of both phases.
-            entry["dispatch_total_us"], entry["dispatch_send_us"] = entry["dispatch_send_us"], None
-            entry["combine_total_us"], entry["combine_send_us"] = entry["combine_send_us"], None
-        self.format = self.format or ("low-latency-1.0" if entry["dispatch_send_us"] is None else "low-latency-1.2")
-        self.phases.setdefault(int(match[1]), entry)
 
     def finish(self, sweep: bool) -> dict[str, Any]:
         ranks = sorted({*self.both, *self.each, *self.phases})
-        missing = []
+        missing = [] if ranks else ["no whole line"]
         if ranks != list(range(len(ranks))):
             missing.append(f"ranks: {len(ranks)} report, the highest is {ranks[-1]}")
         for name, found in (("dispatch + combine", self.both), ("dispatch and combine", self.each), ("send/recv time", self.phases)):
@@ -94,18 +77,18 @@ class LowLatencyRun:
                 missing.append(f"{name}: {len(found)} of {len(ranks)} ranks")
         if self.torn:
             missing.append(f"{self.torn} torn lines")
-        kernels = [
-            {**self.each.get(rank, {"rank": rank}), **self.phases.get(rank, {})} for rank in ranks if rank in {*self.each, *self.phases}
-        ]
+        each = {rank: _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us") for rank, match in self.each.items()}
+        phases = {rank: _phases(match) for rank, match in self.phases.items()}
+        split = next((entry["dispatch_send_us"] is not None for entry in phases.values()), None)
         return {
             "test": self.test,
-            "format": self.format or "low-latency",
+            "format": {None: "low-latency", False: "low-latency-1.0", True: "low-latency-1.2"}[split],
             "shape": {"ranks": len(ranks), "nodes": None},
             "best": [],
             "tuning_lines": 0,
             "passed_cases": 0,
-            "low_latency": list(self.both.values()),
-            "low_latency_kernels": kernels,
+            "low_latency": [_named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us") for match in self.both.values()],
+            "low_latency_kernels": [{**each.get(rank, {"rank": rank}), **phases.get(rank, {})} for rank in sorted({*each, *phases})],
             "send_recv_lines": len(self.phases),
             "complete": not missing,
             "missing": missing,
@@ -120,9 +103,18 @@ class LowLatencyRun:
         self.each.update(other.each)
         self.phases.update(other.phases)
         self.torn += other.torn
-        self.format = self.format or other.format
 
 
 def _named(match: re.Match[str], *names: str) -> dict[str, Any]:
     values: list[float | None] = [float(group) if group else None for group in match.groups()[1:]]
     return {"rank": int(match[1]), **dict(zip(names, values, strict=True))}
+
+
+def _phases(match: re.Match[str]) -> dict[str, Any]:
+    names = ("dispatch_total_us", "dispatch_send_us", "dispatch_recv_us", "combine_total_us", "combine_send_us", "combine_recv_us")
+    entry = _named(match, *names)
+    if entry["dispatch_recv_us"] is None:
+        # Before 2025-07-02 one number a side: the sum of both phases.
+        entry["dispatch_total_us"], entry["dispatch_send_us"] = entry["dispatch_send_us"], None
+        entry["combine_total_us"], entry["combine_send_us"] = entry["combine_send_us"], None
+    return entry

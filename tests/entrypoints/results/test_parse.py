@@ -132,6 +132,7 @@ def test_passed_on_a_line_of_its_own() -> None:
 
 
 def test_torn_numbers_are_not_numbers() -> None:
+    assert not parse_lines(["[rank 0] Dispatch + combine bandwidth: 4.9"])[0]["complete"]
     assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 61.7"])[0]["best"] == []
 
 
