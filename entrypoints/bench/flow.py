@@ -125,8 +125,9 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
             say("\n" + "\n".join([ablate.show(whole["ablation"]), *ablate.equal_arms(job).values()]))
     elif code:
         say(f"FAILED: {verdict}")
-    for finding in findings[:1]:
-        say(f"likely cause: {finding.get('cause')}; {finding.get('remedy')}")
+    # The worst comes first; a benign finding is no cause.
+    for finding in [each for each in findings if each["severity"] == "fatal"][:1]:
+        say(f"likely cause: {finding['cause']}; {finding['remedy']}")
     say(f"result: {folder / _name(job, 'result', 'json')}")
     if job.args.format == "json":
         emit_json(whole)
@@ -146,15 +147,10 @@ def append_index(folder: Path, whole: dict[str, Any]) -> None:
 
 def diagnosis(folder: Path) -> list[dict[str, Any]]:
     """What the log signatures say of a failure; nothing where they cannot be read."""
-    try:
-        from dataclasses import asdict
+    from entrypoints.diagnosis.match import diagnose_paths
 
-        from entrypoints.diagnosis.match import diagnose_paths
-    except ImportError:
-        return []
     with suppress(EPBoxError, OSError):
-        found = diagnose_paths([folder])
-        return [each.to_json() if hasattr(each, "to_json") else asdict(each) for each in found][:20]
+        return [finding.to_json() for finding in diagnose_paths([folder])][:20]
     return []
 
 

@@ -1,6 +1,5 @@
 """The ablation's arms and its verdicts."""
 
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoints.bench import ablate
-
-_spec = util.spec_from_file_location("bench_conftest", Path(__file__).with_name("conftest.py"))
-assert _spec is not None
-assert _spec.loader is not None
-made = util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
-best, run_of = made.best, made.run_of
+from tests.helpers.bench_records import best, run_of
 
 
 def table(arms: dict[str, list[float]], nodes: int = 2) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from entrypoints.errors import UsageError
 from entrypoints.launch.model import LaunchOutcome, RankOutcome
 from entrypoints.results.schema import BENCH, RUNS
 from entrypoints.topology.model import Hca, Port
-
-_spec = util.spec_from_file_location("bench_conftest", Path(__file__).with_name("conftest.py"))
-assert _spec is not None
-assert _spec.loader is not None
-made = util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
-best, run_of, node = made.best, made.run_of, made.node
+from tests.helpers.bench_records import best, node, run_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 

@@ -4,22 +4,15 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import psutil
 import pytest
 
-from entrypoints.results.schema import BENCH
-from tests.helpers import torch_python
-
-SMALL = ("--num-tokens", "32", "--hidden", "128", "--repeats", "3", "--warmup", "1", "--no-doctor")
-
+from tests.helpers.bench_process import SMALL, bench, document, free_port, start
 
 #: The damaged step and rank, and who must be named; the later ones repeat the point for the other checks.
 FAULTS = [
@@ -28,41 +21,6 @@ FAULTS = [
     pytest.param("topk:1", "rank 1", marks=pytest.mark.slow),
     pytest.param("timed:0", "rank 0", marks=pytest.mark.slow),
 ]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "entrypoints", "bench", *arguments]
-
-
-def start(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments), env=torch_python.environment(**env), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def bench(*arguments: str, cwd: Path, **env: str) -> tuple[int, str, str]:
-    process = start(*arguments, cwd=cwd, **env)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def free_port() -> int:
-    """A port whose successor is free as well."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return int(port)
-
-
-def document(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text())
-    jsonschema.Draft202012Validator(BENCH).validate(value)
-    return dict(value)
 
 
 def test_one_node_two_ranks(tmp_path: Path) -> None:
