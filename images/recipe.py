@@ -72,6 +72,7 @@ class Torch:
 
     source: Literal["debian", "wheel"]
     version: Version | None = None
+    keep: tuple[Literal["triton", "headers"], ...] = ()  # parts that the image would do without: torch.compile's, a compiler's
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class DeepEP:
     url: Url
     commit: Commit
     tag: Word | None = None
+    fmt_url: Url | None = None  # V2's submodule, at the commit that its tree names
+    fmt_commit: Commit | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,9 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
     table["base"] = bases[table["base"]]
     recipe = dataclasses.replace(load(Recipe, table, shown(path)), name=name)
     _check_pairs(recipe, shown(path))
+    from .compat import check  # it imports this module
+
+    check(recipe, shown(path))
     return recipe
 
 

@@ -33,7 +33,10 @@ def parse(words: Sequence[str], recipe: Recipe) -> dict[str, Path]:
 def commits(recipe: Recipe) -> dict[str, str]:
     """Part to the commit that the recipe pins."""
     parts = {"deepep": recipe.deepep, "nvshmem": recipe.nvshmem if recipe.nvshmem and recipe.nvshmem.source == "source" else None}
-    return {name: str(part.commit) for name, part in parts.items() if part}
+    pinned = {name: str(part.commit) for name, part in parts.items() if part}
+    if recipe.deepep and recipe.deepep.fmt_commit:
+        pinned["fmt"] = recipe.deepep.fmt_commit
+    return pinned
 
 
 def archive(name: str, path: Path, commit: str, target: Path) -> None:

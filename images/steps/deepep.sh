@@ -29,7 +29,8 @@ export SOURCE_DATE_EPOCH
 export CPATH="/usr/local/cuda/include/cccl:$site/nvidia/cu13/include"
 export LIBRARY_PATH="/usr/local/cuda/lib64/stubs:${NCCL_ROOT:+$NCCL_ROOT/lib:}$site/nvidia/cu13/lib"
 if [ "$NVSHMEM_FROM" = source ]; then
-    export NVSHMEM_DIR="$NVSHMEM_ROOT"
+    # torch itself links NVSHMEM, and takes ours.
+    export NVSHMEM_DIR="$NVSHMEM_ROOT" LD_LIBRARY_PATH="$NVSHMEM_ROOT/lib"
 fi
 
 # Without NVSHMEM it builds all the same, with a warning, and lacks everything between nodes.

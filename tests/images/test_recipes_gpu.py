@@ -1,0 +1,54 @@
+"""The GPU recipes as whole Dockerfiles (EPBOX_UPDATE_GOLDEN=1 renews them), and what must be true of every one."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from images import recipe, render
+
+GOLDEN = Path("tests/golden/dockerfile")
+NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dockerfile_is_the_golden_one(name: str) -> None:
+    text = render.render_dockerfile(recipe.load_recipe(name))
+    golden = GOLDEN / f"{name}.Dockerfile"
+    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_wheel_has_a_hash_and_one_version(name: str) -> None:
+    for path in (Path("images/locks") / name).glob("*.txt"):
+        blocks = re.split(r"\n(?=\S)", path.read_text().strip())
+        assert len(blocks) > 5, path
+        for block in blocks:
+            assert re.match(r"[a-z0-9-]+==[0-9][^ ]* \\\n", block), block
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
+
+
+def test_nvshmem_is_there_once() -> None:
+    assert "nvshmem" not in Path("images/locks/deepep-v1/torch.txt").read_text(), "torch would bring a second one beside the source build"
+    v2 = Path("images/locks/deepep-v2/torch.txt").read_text()
+    assert re.findall(r"^nvidia-nvshmem-cu13==(\S+)", v2, re.MULTILINE) == [recipe.load_recipe("deepep-v2").nvshmem.version]
+    assert re.findall(r"^nvidia-nccl-cu13==(\S+)", v2, re.MULTILINE) == [recipe.load_recipe("deepep-v2").nccl.version]
+
+
+def test_locks_hold_the_torch_of_the_recipe() -> None:
+    for name in NAMES:
+        assert f"torch=={recipe.load_recipe(name).torch.version} " in Path(f"images/locks/{name}/torch.txt").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compile_steps_see_no_network_secret(name: str) -> None:
+    """Proxy or CA settings of a build host must not decide whether NVSHMEM is compiled again."""
+    text = render.render_dockerfile(recipe.load_recipe(name))
+    steps = [
+        step for step in text.split("\nRUN ") if re.search(r"sh /run/steps/(nvshmem|deepep|cuda-toolchain|gpu-check|torch-trim)\b", step)
+    ]
+    assert len(steps) >= 3
+    assert not [step for step in steps if "type=secret" in step or "host.sh" in step]
