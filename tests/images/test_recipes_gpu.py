@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from images import recipe, render
+from images import recipe, render, wheels
 
 GOLDEN = Path("tests/golden/dockerfile")
 NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
@@ -52,3 +52,18 @@ def test_compile_steps_see_no_network_secret(name: str) -> None:
     ]
     assert len(steps) >= 3
     assert not [step for step in steps if "type=secret" in step or "host.sh" in step]
+
+
+def test_requirements_follow_the_recipe() -> None:
+    v1, v2, cuda12 = (wheels.requirements(recipe.load_recipe(name)) for name in ("deepep-v1", "deepep-v2", "deepep-v1-cuda12"))
+    assert v1["torch.txt"] == ("torch==2.11.0", "numpy")
+    assert v2["torch.txt"] == ("torch==2.11.0", "numpy", "nvidia-nvshmem-cu13==3.4.5", "nvidia-nccl-cu13==2.30.7")
+    assert set(v1) == {"torch.txt", "toolkit.txt"}
+    assert set(cuda12) == {"torch.txt"}, "the base brings its toolkit"
+    assert wheels.requirements(recipe.load_recipe("cpu")) == {}
+
+
+def test_a_source_build_leaves_torch_s_own_nvshmem_out(tmp_path: Path) -> None:
+    paths = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    assert "nvidia-nvshmem-cu13" in wheels.command(recipe.load_recipe("deepep-v1"), *paths)
+    assert "nvidia-nvshmem-cu13" not in wheels.command(recipe.load_recipe("deepep-v2"), *paths)
