@@ -83,10 +83,24 @@ def render(c: Context, recipe: str = "", out: str = "") -> None:
         "nodes": "containers (or processes) to run as nodes",
         "ranks": "ranks a node (default: one a GPU, 2 without)",
         "out": "result folder (default: results/<UTC time>)",
+        "workload": "alltoall, deepep-internode, ... (default: auto)",
+        "runs": "repeat every arm this often",
+        "ablate": "measure what each part of the binding is worth",
         "args": "more options for `epbox bench`, in quotes",
     }
 )
-def bench(c: Context, recipe: str = "", engine: str = "auto", nodes: int = 2, ranks: int = 0, out: str = "", args: str = "") -> None:
+def bench(
+    c: Context,
+    recipe: str = "",
+    engine: str = "auto",
+    nodes: int = 2,
+    ranks: int = 0,
+    out: str = "",
+    workload: str = "",
+    runs: int = 0,
+    ablate: bool = False,
+    args: str = "",
+) -> None:
     """Build what fits this host, run the bench in it on two nodes, and show the numbers."""
     import shlex
 
@@ -94,7 +108,9 @@ def bench(c: Context, recipe: str = "", engine: str = "auto", nodes: int = 2, ra
 
     with exit_code("bench"):
         where = Path(out) if out else None
-        options = bench_host.BenchOptions(recipe or None, engine, nodes, ranks or None, where, arguments=tuple(shlex.split(args)))
+        arguments = [*(["--workload", workload] if workload else []), *(["--runs", str(runs)] if runs else [])]
+        arguments += [*(["--ablate"] if ablate else []), *shlex.split(args)]
+        options = bench_host.BenchOptions(recipe or None, engine, nodes, ranks or None, where, arguments=tuple(arguments))
         code = bench_host.bench(options)
     if code:
         raise Exit(code=code)
