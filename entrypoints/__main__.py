@@ -27,14 +27,30 @@ def usage() -> str:
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
     """Import one verb's module and run it; only that verb's imports are paid for."""
-    import argparse
+    from argparse import ArgumentParser, HelpFormatter
+    from functools import partial
     from importlib import import_module
 
     module = import_module(f"entrypoints.verbs.{verb}")
-    parser = argparse.ArgumentParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False)
+    formatter = partial(HelpFormatter, width=help_width())
+    parser = ArgumentParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False, formatter_class=formatter)
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments))
     return code
+
+
+def help_width() -> int:
+    """Columns for help texts by COLUMNS, else by the terminal; argparse itself would import shutil for every option it adds."""
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 0
+    return (columns if columns > 0 else 80) - 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

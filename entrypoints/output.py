@@ -1,12 +1,15 @@
 """Where output goes: JSON on stdout for machines, tables and progress on stderr for people."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in entrypoints.frozen
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 
 def emit_json(value: Any) -> None:
@@ -38,7 +41,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write_atomically(path: "Path", text: str | bytes) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Write under a temporary name in the same folder, then rename: readers never see half a file."""
     # Only files need it, and a plan has no time for it.
     import tempfile

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from entrypoints.frozen import dataclass
 from entrypoints.placement.devices import active_ports, foreign_driver, is_software, link_layer, rate
 from entrypoints.placement.distance import NEAR, Levels, hca_order
 from entrypoints.topology.model import Gpu, Hca
@@ -15,7 +15,8 @@ IBGDA_WORKLOADS = ("deepep-v1", "deepep-v2")
 SIDE_NAMES = re.compile(r"(_an\d|eth\d|_?bond|mgmt|stor|front|vpc|_fe\d)", re.IGNORECASE)
 
 
-class Candidates(NamedTuple):
+@dataclass(frozen=True)
+class Candidates:
     """HCAs to match over, in bus order; those left out with reasons; and whether IBGDA can drive the rest."""
 
     hcas: tuple[Hca, ...] = ()

@@ -1,9 +1,13 @@
 """The plan: per local rank one GPU, one HCA port, cores, a memory policy, and the reason for each."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
 
 from entrypoints.cpulist import format_list
+from entrypoints.frozen import dataclass, field
+
+TYPE_CHECKING = False  # as in entrypoints.frozen
+if TYPE_CHECKING:
+    from typing import Any
 
 SCHEMA = "epbox.plan/1"
 

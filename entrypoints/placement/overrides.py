@@ -2,21 +2,23 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from entrypoints.errors import UsageError
+from entrypoints.frozen import dataclass
 from entrypoints.placement.devices import is_active
 from entrypoints.topology.model import Gpu, Hca, Topology
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """One HCA and port that the user named; port None means any."""
 
     hca: Hca
     port: int | None = None
 
 
-class Wishes(NamedTuple):
+@dataclass(frozen=True)
+class Wishes:
     """The user's own placement. `fixed` is by GPU index, or by local rank on hosts without GPUs."""
 
     fixed: Mapping[int, Choice]

@@ -1,12 +1,13 @@
 """Topology in, plan out: one GPU, one HCA port, cores and a memory policy for every local rank, each with its reason."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
+from entrypoints.frozen import dataclass, field, replace
 from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, find
 from entrypoints.placement.cpus import CpuShare, allowed_cpus, home_node, split
 from entrypoints.placement.devices import active_ports
@@ -18,6 +19,10 @@ from entrypoints.placement.model import Plan, RankPlan
 from entrypoints.placement.overrides import Choice, Wishes, read_wishes, visible_gpus
 from entrypoints.placement.reasons import hca_reason, plan_warnings
 from entrypoints.topology.model import Gpu, Hca, Port, Topology
+
+TYPE_CHECKING = False  # as in entrypoints.frozen
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class PlanOptions:
     workload: str = "deepep-v1"
 
 
-class _Draft(NamedTuple):
+@dataclass(frozen=True)
+class _Draft:
     """All decisions, before they are put into words. `seats` are the GPUs of the ranks, or stand-ins on hosts without."""
 
     topology: Topology

@@ -13,7 +13,7 @@ from entrypoints.cpulist import format_list
 from entrypoints.topology.model import Topology
 from entrypoints.topology.processors import CPU
 from entrypoints.topology.sysfs import NOTES, read_sysfs
-from entrypoints.topology.tree import MAX_FILE, DirectoryTree
+from entrypoints.topology.tree import MAX_FILE, DirectoryTree, Tree
 
 #: Top folder of the tarball.
 TOP = "epbox-snapshot"
@@ -23,7 +23,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _MAC_NAME = re.compile(r"enx[0-9a-f]{12}")
 
 
-class RecordingTree:
+class RecordingTree(Tree):
     """Passes reads on and keeps what they gave, under canonical paths."""
 
     def __init__(self, tree: DirectoryTree) -> None:

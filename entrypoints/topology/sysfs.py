@@ -1,9 +1,10 @@
 """A Topology from a sysfs and proc root, live or dumped."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypeVar
+from __future__ import annotations
 
+from collections.abc import Sequence
+
+from entrypoints.frozen import replace
 from entrypoints.topology.allowed import read_allowed
 from entrypoints.topology.model import Gpu, Hca, NumaNode, PciBridge, Topology
 from entrypoints.topology.pci import gpu_memory_nodes, read_gpus
@@ -12,10 +13,14 @@ from entrypoints.topology.rdma import read_hcas
 from entrypoints.topology.tree import Tree
 from entrypoints.topology.values import MAX_ID
 
+TYPE_CHECKING = False  # as in entrypoints.frozen
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Device = TypeVar("Device", Gpu, Hca)
+
 #: Where `snapshot` keeps what is not in sysfs.
 NOTES = "epbox/live.json"
-
-Device = TypeVar("Device", Gpu, Hca)
 
 
 def read_sysfs(tree: Tree, source: str) -> Topology:

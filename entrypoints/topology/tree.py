@@ -5,7 +5,6 @@ Every path is relative to the root ("sys/class/infiniband"); symbolic links, abs
 
 import os
 import stat
-from typing import Protocol
 
 #: No file that a plan needs is longer; a longer one is cut here.
 MAX_FILE = 1 << 16
@@ -15,23 +14,27 @@ MAX_LINKS = 40
 MAX_DEPTH = 100
 
 
-class Tree(Protocol):
+class Tree:
     """What the sysfs reader needs of a root."""
 
     #: True when this is the running host, so that processes, devices and NVML may be asked.
-    live: bool
+    live = False
 
     def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
         """The start of a file, or None when it cannot be read."""
+        raise NotImplementedError
 
     def names(self, path: str) -> list[str]:
         """The sorted names in a folder; empty when there is none."""
+        raise NotImplementedError
 
     def resolve(self, path: str) -> str | None:
         """The canonical path of an existing file or folder, links resolved inside the root."""
+        raise NotImplementedError
 
     def link(self, path: str) -> str | None:
         """The name that a link ends with, also where a dump does not hold what it points to; None for no link."""
+        raise NotImplementedError
 
 
 def read_text(tree: Tree, path: str) -> str | None:
@@ -40,7 +43,7 @@ def read_text(tree: Tree, path: str) -> str | None:
     return None if data is None else data.decode("utf-8", "replace").strip("\0 \t\r\n")
 
 
-class DirectoryTree:
+class DirectoryTree(Tree):
     """A root that is a folder: "/" for the live host."""
 
     def __init__(self, root: str, live: bool = False) -> None:
@@ -119,10 +122,8 @@ class DirectoryTree:
         return result
 
 
-class MemoryTree:
+class MemoryTree(Tree):
     """A root held in memory, as read from a tarball: `files` maps paths to contents, `links` to link targets."""
-
-    live = False
 
     def __init__(self, files: dict[str, bytes], links: dict[str, str], folders: set[str]) -> None:
         self._files = files
