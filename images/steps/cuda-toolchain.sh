@@ -11,7 +11,11 @@ for library in "$root"/lib/lib*.so.*; do
     bare=${library%%.so.*}.so
     [ -e "$bare" ] || ln -s "${library##*/}" "$bare"
 done
-# The driver comes with the host. To link against it, an empty library of its name is enough.
-echo 'int epbox_stub_libcuda;' | gcc -shared -fPIC -x c - -Wl,-soname,libcuda.so.1 -o "$root/lib/stubs/libcuda.so"
-ln -s libcuda.so "$root/lib/stubs/libcuda.so.1"
+# The driver comes with the host. To link against it takes a library with its name and its functions, each of which answers
+# CUDA_ERROR_STUB_LIBRARY; with fewer functions the linker would drop the dependency. cuda.h knows them, and their versioned names.
+{
+    grep -oE '\bcu[A-Z][A-Za-z0-9_]*[[:space:]]*\(' "$root/include/cuda.h" | tr -d ' \t('
+    sed -nE 's/^[[:space:]]*#[[:space:]]*define[[:space:]]+cu[A-Z][A-Za-z0-9]*[[:space:]]+(cu[A-Z][A-Za-z0-9_]*)$/\1/p' "$root/include/cuda.h"
+    for version in v2 v3; do grep -oE "\bcu[A-Z][A-Za-z0-9]*_$version\b" "$root/include/cuda.h"; done
+} | sort -u | sed 's/.*/int &(void) { return 34; }/' | gcc -shared -fPIC -w -x c - -Wl,-soname,libcuda.so.1 -o "$root/lib/stubs/libcuda.so"
 /usr/local/cuda/bin/nvcc --version

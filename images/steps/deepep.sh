@@ -1,6 +1,6 @@
 #!/bin/sh
 # deepep.sh SOURCE SITE OUT: build DeepEP against SITE's torch and lay what an image needs of it under OUT:
-# its packages in OUT/site, its tests (unmodified) and kernels' headers in OUT/tree, a libcuda that resolves all it asks for in OUT/stub.
+# its packages in OUT/site, its tests (unmodified) and kernels' headers in OUT/tree, the libcuda to link against in OUT/stub.
 # Environment: PINNED_COMMIT, TORCH_CUDA_ARCH_LIST, MAX_JOBS (0 = all that fit), NVSHMEM_ROOT; optional FMT (a source tree) and EP_*.
 set -eu
 source=$1 site=$2 out=$3
@@ -42,8 +42,9 @@ python3 setup.py --quiet install_egg_info --install-dir "$out/site"
 find "$out/site" -name '*.so' -exec strip --strip-unneeded {} +
 cp -a tests csrc LICENSE "$out/tree/"
 
-# The driver's functions that it links: enough of a libcuda to load everything where there is no driver.
-# shellcheck disable=SC2046
-nm -D --undefined-only $(find "$out/site" -name '*.so') | awk '$1 == "U" && $2 ~ /^cu[A-Z]/ { print "int " $2 "(void) { return 34; }" }' |
-    sort -u | gcc -shared -fPIC -x c - -Wl,-soname,libcuda.so.1 -o "$out/stub/libcuda.so.1"
+# For the checks of the image, where no driver is.
+cp /usr/local/cuda/lib64/stubs/libcuda.so "$out/stub/libcuda.so.1"
+for library in $(find "$out/site" -name '*.so' | tr '\n' ' '); do
+    readelf -d "$library" | grep -q 'libcuda\.so\.1' || { echo "epbox: $library does not link the driver" >&2; exit 1; }
+done
 rm -rf /build

@@ -1,6 +1,6 @@
 #!/bin/sh
 # gpu-check.sh SITE NVSHMEM_ROOT GENERATION: prove that torch, NVSHMEM, NCCL and DeepEP fit together where only the driver is missing.
-# /stub holds a libcuda that has every function DeepEP links and answers each with an error.
+# /stub holds a libcuda that answers every call with an error.
 set -eu
 site=$1 nvshmem=$2 generation=$3
 export LD_LIBRARY_PATH=/stub PYTHONDONTWRITEBYTECODE=1

@@ -2,8 +2,10 @@
 # nvshmem-check.sh PREFIX: prove what was built, and drop what nothing links: the fully static library and the plug-ins' sources.
 set -eu
 prefix=$1
-# Only the driver is missing here: its name is enough to start.
-export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs
+# Only the driver is missing here; the one to link against is enough to start.
+mkdir /tmp/stub
+ln -s /usr/local/cuda/lib64/stubs/libcuda.so /tmp/stub/libcuda.so.1
+export LD_LIBRARY_PATH=/tmp/stub
 "$prefix/bin/nvshmem-info" -a >"$prefix/share/build/nvshmem-info.txt"
 cat "$prefix/share/build/nvshmem-info.txt"
 grep -q 'NVSHMEM_IBGDA_SUPPORT=ON' "$prefix/share/build/nvshmem-info.txt" ||
