@@ -40,7 +40,8 @@ for name in ("libnvshmem_host", "libnccl"):
 print(f"torch {torch.__version__}, {extension.__file__}")
 PYTHON
 
-# Whatever else is opened later: every library must find all it needs, but for the driver's.
+# Whatever else is opened later: every library must find all it needs, but for the driver's. DeepEP is loaded after torch.
+export LD_LIBRARY_PATH="/stub:$site/torch/lib:$site/nvidia/cu13/lib"
 missing=$(find "$site" "$nvshmem" -name '*.so*' -type f -exec sh -c 'for f; do ldd "$f" 2>/dev/null | sed -n "s|^\t\(.*\) => not found|\1 ($f)|p"; done' _ {} + |
     grep -Ev '^(libcuda|libnvidia-ml)\.so' | sort -u || true)
 [ -z "$missing" ] || { echo "epbox: libraries without what they need:" >&2; echo "$missing" >&2; exit 1; }
