@@ -1,13 +1,16 @@
 """The rank program of the alltoall workload: join, check every mode, time, check what was timed, report. Needs torch."""
 
 import argparse
+import atexit
 import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from entrypoints.results.alltoall import MARK
 from entrypoints.workloads.reference import Routing
@@ -189,7 +192,8 @@ def run(args: argparse.Namespace, place: Place) -> int:
     if leader:
         report(args, place, codec.emulated, timed, cases, [int(n) for n in checked.tolist()])
     dist.barrier()
-    dist.destroy_process_group()
+    if args.backend == "nccl":
+        dist.destroy_process_group()
     return 0
 
 
@@ -310,9 +314,29 @@ def main() -> int:
         return 1
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with no process group taken down.
+
+    ~ProcessGroupGloo joins its threads with the GIL held, while one of them may need the GIL to drop the last tensor of
+    its last work (torch 2.6): destroy_process_group, and the interpreter's own end, then wait for ever. A group whose
+    peers are lost may wait as well.
+    """
+    with suppress(Exception):
+        # What the launcher registered: evidence of where the pages were.
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    if code:
-        # A broken process group may hang in its destructors; the verdict is already out.
-        os._exit(code)
+    try:
+        code = main()
+    except SystemExit:
+        # Options that are wrong: nothing has been joined.
+        raise
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    leave(code)
