@@ -10,11 +10,11 @@ import errno
 import os
 import platform
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from entrypoints.cpulist import format_list, parse_list
 from entrypoints.errors import PreflightFailed, UsageError
+from entrypoints.frozen import dataclass
 from entrypoints.placement.model import MemoryPolicy
 
 MODES = {
@@ -77,7 +77,7 @@ class BindReport:
     cpus: tuple[int, ...] = ()
     policy: str | None = None
     nodes: tuple[int, ...] = ()
-    degradations: tuple[str, ...] = field(default=())
+    degradations: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {

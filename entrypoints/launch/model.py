@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.binding import BindMode
+from entrypoints.frozen import dataclass, field
 from entrypoints.placement.model import RankPlan
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from entrypoints.errors import UsageError
+from entrypoints.frozen import dataclass, replace
 from entrypoints.launch.agreement import check_agreement
 from entrypoints.launch.session import Session, exchange
 from entrypoints.launch.sources import PLATFORMS, Found, number, plain

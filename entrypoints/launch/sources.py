@@ -4,9 +4,9 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from entrypoints.errors import UsageError
+from entrypoints.frozen import dataclass
 
 Environ = Mapping[str, str]
 
