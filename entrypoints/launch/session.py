@@ -24,6 +24,8 @@ SAY_EVERY_S = 5.0
 #: Strangers may keep a connection this long without a greeting.
 GREETING_S = 10.0
 MAX_STRANGERS = 64
+#: How often a node tells the others, at most, that its ranks print.
+BEAT_S = 1.0
 PROTOCOL = "epbox.session/1"
 ERRORS = {error.exit_code: error for error in (UsageError, PreflightFailed, RankFailed, TimedOut)}
 
@@ -38,6 +40,8 @@ class Session:
         self.peers: dict[int, Wire] = {}
         self.names: dict[int, str] = {}
         self._lost: tuple[str, int] | None = None
+        #: When another node last said that its ranks print (monotonic clock), and when this one said so.
+        self.heard = self._beaten = float("-inf")
 
     def __enter__(self) -> "Session":
         return self
@@ -91,6 +95,10 @@ class Session:
                 return self._lost
             try:
                 message = wire.peek()
+                while message is not None and "beat" in message:
+                    wire.take()
+                    self._pass_on(node)
+                    message = wire.peek()
             except WireClosed as error:
                 self._lost = (f"{self._who(node)} is gone: {error}", RankFailed.exit_code)
             else:
@@ -100,6 +108,23 @@ class Session:
             if self._lost is not None and self.rendezvous.node_rank == 0:
                 self._broadcast(*self._lost, but=node)
         return self._lost
+
+    def beat(self) -> None:
+        """Tell the other nodes, once in BEAT_S, that ranks print here: often one rank of all prints, and the rest wait for it."""
+        now = time.monotonic()
+        if now - self._beaten >= BEAT_S:
+            self._beaten = now
+            for node, wire in self.peers.items():
+                self._send(node, wire, {"beat": self.rendezvous.node_rank})
+
+    def _pass_on(self, origin: int) -> None:
+        """A beat came: nodes know only node 0, which tells the others."""
+        self.heard = time.monotonic()
+        if self.rendezvous.node_rank == 0 and self.heard - self._beaten >= BEAT_S:
+            self._beaten = self.heard
+            for node, wire in self.peers.items():
+                if node != origin:
+                    self._send(node, wire, {"beat": origin})
 
     def abort(self, cause: str, exit_code: int = RankFailed.exit_code) -> None:
         """Tell all other nodes that this one has failed, so that they end at once and not by their own timeout."""
@@ -140,6 +165,9 @@ class Session:
                     continue
                 if "abort" in message:
                     raise ERRORS.get(message.get("exit_code", 4), RankFailed)(str(message["abort"]))
+                if "beat" in message:
+                    self._pass_on(node)
+                    continue
                 if "note" not in message:
                     return message
                 self.report(str(message["note"]))

@@ -106,6 +106,8 @@ class _Launch:
                 self._note_report(rank)
             elif descriptor != rank.started.report:
                 self.heard = time.monotonic()
+                if self.options.session is not None:
+                    self.options.session.beat()
 
         return read
 
@@ -170,10 +172,14 @@ class _Launch:
         elif self.ending_since is not None:
             if self.killed_at is None and now - self.ending_since >= options.grace_s:
                 self._kill()
-        elif options.timeout_s is not None and now - self.heard >= options.timeout_s:
+        elif options.timeout_s is not None and now - self._last_heard() >= options.timeout_s:
             self._hang(f"no output of any rank for {options.timeout_s:g} s (--timeout)")
         elif options.total_timeout_s is not None and now - self.begun >= options.total_timeout_s:
             self._hang(f"the run did not end within {options.total_timeout_s:g} s")
+
+    def _last_heard(self) -> float:
+        """When a rank of any node last printed: silence on one node is no hang while another one speaks."""
+        return self.heard if self.options.session is None else max(self.heard, self.options.session.heard)
 
     def _hang(self, why: str) -> None:
         self.dump = StackDump([rank for rank in self.ranks if rank.alive])
@@ -189,7 +195,7 @@ class _Launch:
             due.append(now + 0.05)
         if self.ending_since is not None:
             due.append(self.ending_since + self.options.grace_s)
-        for bound, since in ((self.options.timeout_s, self.heard), (self.options.total_timeout_s, self.begun)):
+        for bound, since in ((self.options.timeout_s, self._last_heard()), (self.options.total_timeout_s, self.begun)):
             if bound is not None:
                 due.append(since + bound)
         return max(0.005, min(due) - now) if self.killed_at is None else 0.02

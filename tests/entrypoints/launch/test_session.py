@@ -237,3 +237,18 @@ def test_a_rank_that_dies_on_one_node_is_named_on_all(supervised: Supervised, po
     assert time.monotonic() - begun < 12
     assert [each["exit_code"] for each in outcomes] == [4, 4, 4]
     assert all("rank 3 " in each["cause"] and "code 9" in each["cause"] for each in outcomes), outcomes
+
+
+def test_a_node_is_not_hung_while_another_one_prints(supervised: Supervised, port: int) -> None:
+    """Only one rank of all prints in many programs; node 2 hears of node 1 over node 0."""
+    speaks = "import time\nfor _ in range(12): print('step'); time.sleep(0.5)"
+    silent = "import time; time.sleep(6)"
+    outcomes = [json.loads(run.communicate(timeout=40)[0]) for run in fleet(supervised, port, [silent, speaks, silent], timeout_s=3.0)]
+    assert [each["exit_code"] for each in outcomes] == [0, 0, 0], outcomes
+
+
+def test_silence_of_all_nodes_is_a_hang(supervised: Supervised, port: int) -> None:
+    speaks = "import time; print('step'); time.sleep(60)"
+    outcomes = [json.loads(run.communicate(timeout=40)[0]) for run in fleet(supervised, port, [IDLE, speaks], timeout_s=2.0)]
+    assert [each["exit_code"] for each in outcomes] == [5, 5], outcomes
+    assert all("no output of any rank for 2 s" in each["cause"] for each in outcomes)
