@@ -1,6 +1,7 @@
 """How long `plan` takes, as ratios within one run: processor time of whole processes, the least of several.
 
-Run with `pytest tests/benchmarks/test_plan_speed.py -s`; the figures are printed, the bounds below only catch regressions.
+Run with `pytest tests/benchmarks/test_plan_speed.py -s`; the figures are printed, and the bounds are those of
+issue 3: plan <= 5 x `python3 -c pass` and <= lstopo + 60 ms, and a host eight times as large <= 6 x.
 """
 
 import os
@@ -37,8 +38,8 @@ def processor_ms(*command: str, env: dict[str, str] | None = None) -> float:
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("hosts")
     return {
-        "small": sysfs_tree.build(folder / "small", sysfs_tree.azure_ndv5()),
-        "large": sysfs_tree.build(folder / "large", sysfs_tree.large()),
+        "small": sysfs_tree.build(folder / "small", sysfs_tree.large(8, 9, 96, 2)),
+        "large": sysfs_tree.build(folder / "large", sysfs_tree.large(64, 64, 1024, 16)),
     }
 
 
@@ -53,7 +54,7 @@ def test_plan_speed(roots: dict[str, Path], tmp_path: Path) -> None:
     print(f"\npython -c pass {nothing:.1f} ms; plan, 8 GPUs {plan['small']:.1f} ms = {plan['small'] / nothing:.1f} x pass")
     print(f"plan, 64 GPUs, 64 HCAs, 1024 CPUs {plan['large']:.1f} ms = {plan['large'] / plan['small']:.1f} x the small one")
     assert plan["large"] <= 6 * plan["small"]
-    assert plan["small"] <= 10 * nothing
+    assert plan["small"] <= 5 * nothing
 
 
 def test_plan_against_lstopo(roots: dict[str, Path], tmp_path: Path) -> None:
