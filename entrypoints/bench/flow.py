@@ -114,7 +114,7 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
         equal = ablate.equal_arms(job)
         whole["ablation"] = ablate.compare(whole, equal)
         whole["notes"] += equal.values()
-    findings = diagnosis(folder) if code in (4, 5) else []
+    findings = diagnosis(folder, whole) if code in (4, 5) else []
     if findings:
         whole["findings"] = findings
     write_atomically(folder / _name(job, "result", "json"), json.dumps(whole, indent=2) + "\n")
@@ -145,12 +145,14 @@ def append_index(folder: Path, whole: dict[str, Any]) -> None:
             os.close(handle)
 
 
-def diagnosis(folder: Path) -> list[dict[str, Any]]:
-    """What the log signatures say of a failure; nothing where they cannot be read."""
+def diagnosis(folder: Path, whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the logs and the facts of all hosts (plans, doctor, port traffic) say of a failure; nothing where they cannot be read."""
+    from entrypoints.diagnosis.facts import gather, of_result
     from entrypoints.diagnosis.match import diagnose_paths
 
     with suppress(EPBoxError, OSError):
-        return [finding.to_json() for finding in diagnose_paths([folder])][:20]
+        # result.json is written with the findings in it, so its facts are handed over.
+        return [finding.to_json() for finding in diagnose_paths([folder], {**gather(folder), **of_result(whole)})][:20]
     return []
 
 

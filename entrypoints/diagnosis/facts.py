@@ -35,11 +35,27 @@ def gather(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     documents = {name: _read(folder / name) for name in _NAMES}
-    result, plan, doctor = documents["result.json"], documents["plan.json"], documents["doctor.json"]
-    nodes = [node for node in (result or {}).get("nodes", []) if isinstance(node, dict)]
-    checks = _checks(doctor) + [check for node in nodes for check in _checks(node.get("doctor"))]
-    plans = [item for item in [plan, *(node.get("plan") for node in nodes)] if isinstance(item, dict)]
-    return {"folder": folder, "doctor": checks, "plans": plans, "results": [result] if result else []}
+    told = of_result(documents["result.json"] or {})
+    plan = documents["plan.json"]
+    return {
+        "folder": folder,
+        "doctor": _checks(documents["doctor.json"]) + told.get("doctor", []),
+        # Node 0's plan is in result.json too.
+        "plans": told.get("plans") or ([plan] if plan else []),
+        "results": told.get("results", []),
+    }
+
+
+def of_result(result: dict[str, Any]) -> dict[str, Any]:
+    """The facts that a result.json (epbox.result/1) holds: `doctor`, `plans` and `results`; empty when it has no nodes."""
+    nodes = [node for node in result.get("nodes") or [] if isinstance(node, dict)]
+    if not nodes:
+        return {}
+    return {
+        "doctor": [check for node in nodes for check in _checks(node.get("doctor"))],
+        "plans": [node["plan"] for node in nodes if isinstance(node.get("plan"), dict)],
+        "results": [result],
+    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ _WORDS = (
     "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
     "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
     "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
-    "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found"
+    "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found|[config]"
 )
 
 
@@ -94,6 +94,7 @@ class Scan:
     exception: tuple[int, str] | None = None
     dev_ids: list[tuple[str, int]] = field(default_factory=list)
     handlers: set[str] = field(default_factory=set)
+    #: Lines with the best figures, and those that tell the shape they were taken at.
     best_lines: list[tuple[int, bytes]] = field(default_factory=list)
     skipped: int = 0
 
@@ -197,6 +198,8 @@ class Scanner:
                 scan.logs[-1].finished = number
             if b"] best " in shape and len(scan.best_lines) < 1000:
                 scan.best_lines.append((number, line))
+        if b"[config]" in shape and len(scan.best_lines) < 1000:
+            scan.best_lines.append((number, line))
         if _FAILED.search(line):
             scan.logs[-1].failed = number
         if b"traceback (most recent" in shape:
