@@ -11,6 +11,8 @@ from entrypoints.placement.model import RankPlan
 
 #: port_xmit_data and port_rcv_data count 32-bit words (Linux Documentation/ABI/stable/sysfs-class-infiniband).
 COUNTER_UNIT = 4
+#: Where a port has neither (software RDMA), its driver's packet counters stand in: key, counter of bytes, counter of packets.
+DIRECTIONS = (("xmit", "port_xmit_data", "sent_pkts"), ("rcv", "port_rcv_data", "rcvd_pkts"))
 NODE_PAGES = re.compile(r"\bN(\d+)=(\d+)")
 PAGE_KB = re.compile(r"\bkernelpagesize_kB=(\d+)")
 NVSHMEM_MARKS = ("dev_id", "NIC handler")
@@ -105,14 +107,18 @@ def nvshmem_lines(lines: Iterable[str], kept: list[str]) -> None:
 
 
 def port_counters(ports: Iterable[tuple[str, int]], sysfs: Path = Path("/sys")) -> dict[str, dict[str, int]]:
-    """Bytes sent and received so far of each (hca, port), keyed `hca:port`; a port without counters is left out."""
+    """What each (hca, port) sent and received so far, keyed `hca:port`; a port without counters is left out.
+
+    `xmit_bytes` and `rcv_bytes`, or `xmit_packets` and `rcv_packets` of a port that counts only these (rxe).
+    """
     found: dict[str, dict[str, int]] = {}
     for hca, port in ports:
-        folder = sysfs / "class/infiniband" / hca / "ports" / str(port) / "counters"
+        folder = sysfs / "class/infiniband" / hca / "ports" / str(port)
         with contextlib.suppress(OSError, ValueError):
-            sent = int((folder / "port_xmit_data").read_text()) * COUNTER_UNIT
-            received = int((folder / "port_rcv_data").read_text()) * COUNTER_UNIT
-            found[f"{hca}:{port}"] = {"xmit_bytes": sent, "rcv_bytes": received}
+            found[f"{hca}:{port}"] = {f"{way}_packets": int((folder / "hw_counters" / name).read_text()) for way, _, name in DIRECTIONS}
+        with contextlib.suppress(OSError, ValueError):
+            words = {f"{way}_bytes": int((folder / "counters" / name).read_text()) for way, name, _ in DIRECTIONS}
+            found[f"{hca}:{port}"] = {way: count * COUNTER_UNIT for way, count in words.items()}
     return found
 
 
@@ -127,11 +133,11 @@ def oom_kills(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def traffic(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Bytes per port between two readings; a counter that ran backwards (reset, 32-bit saturation) gives no figure."""
+    """Bytes or packets per port between two readings; a counter that ran backwards (reset, 32-bit saturation) gives no figure."""
     deltas = {}
     for port in before.keys() & after.keys():
-        delta = {name: after[port][name] - before[port][name] for name in ("xmit_bytes", "rcv_bytes")}
-        if min(delta.values()) >= 0:
+        delta = {name: after[port][name] - count for name, count in before[port].items() if name in after[port]}
+        if min(delta.values(), default=-1) >= 0:
             deltas[port] = delta
     return dict(sorted(deltas.items()))
 

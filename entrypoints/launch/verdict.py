@@ -15,6 +15,8 @@ LOCAL_SHARE = 0.9
 ENOUGH_BYTES = 4 << 20
 #: A port moves management packets even when idle; a rail that worked moved more.
 CARRIED_BYTES = 1 << 20
+#: As many bytes in the largest packets there are (IBA: a path MTU of 4,096), for ports that count packets alone.
+CARRIED_PACKETS = CARRIED_BYTES // 4096
 
 
 @dataclass(frozen=True)
@@ -90,5 +92,5 @@ def _ids(text: Any) -> set[int]:
 
 
 def _carried(name: str, evidence: Sequence[Mapping[str, Any]]) -> bool:
-    moved = next((seen["traffic"] for seen in evidence if seen.get("rail") == name and seen.get("traffic")), None)
-    return moved is not None and max(moved.values()) >= CARRIED_BYTES
+    moved: Mapping[str, int] = next((seen["traffic"] for seen in evidence if seen.get("rail") == name and seen.get("traffic")), {})
+    return any(count >= (CARRIED_PACKETS if way.endswith("_packets") else CARRIED_BYTES) for way, count in moved.items())

@@ -30,20 +30,17 @@ def _hca(tree: Tree, name: str) -> Hca:
         driver = tree.link(f"{device}/driver")
     elif read_text(tree, f"{folder}/parent") is not None:
         driver = "rdma_rxe"
-    numa_node = where.numa_node if where else None
-    cpus = where.cpus if where else ()
-    if not device:
-        below = _underlying(tree, folder, ports)
-        numa_node, cpus = (below.numa_node, below.cpus) if below else (None, ())
+    # A software device has no bus id of its own, but it is as near to a GPU as the network card below it.
+    place = where if device else _underlying(tree, folder, ports)
     physical = tree.link(f"{device}/physfn") if device else None
     config = tree.read_bytes(f"{device}/config", 4096) if device else None
     return Hca(
         label=name,
         name=name,
         pci=pci,
-        numa_node=numa_node,
-        pci_path=where.path if where and device else (),
-        local_cpus=cpus,
+        numa_node=place.numa_node if place else None,
+        pci_path=place.path if place and place.pci else (),
+        local_cpus=place.cpus if place else (),
         ports=ports,
         driver=driver,
         vendor=read_text(tree, f"{device}/vendor") if device else None,

@@ -84,6 +84,27 @@ def test_port_counters_are_words_of_four_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_a_port_without_byte_counters_tells_its_packets(tmp_path: Path) -> None:
+    """As rxe has it: `counters` without data counters, and the driver's own beside it."""
+    folder = tmp_path / "class/infiniband/rxe0/ports/1"
+    (folder / "counters").mkdir(parents=True)
+    (folder / "hw_counters").mkdir()
+
+    def packets(sent: int, received: int) -> dict[str, dict[str, int]]:
+        (folder / "hw_counters/sent_pkts").write_text(f"{sent}\n")
+        (folder / "hw_counters/rcvd_pkts").write_text(f"{received}\n")
+        return evidence.port_counters([("rxe0", 1)], tmp_path)
+
+    before, after = packets(10, 20), packets(1010, 25)
+    assert before == {"rxe0:1": {"xmit_packets": 10, "rcv_packets": 20}}
+    assert evidence.traffic(before, after) == {"rxe0:1": {"xmit_packets": 1000, "rcv_packets": 5}}
+    assert evidence.traffic(after, before) == {}
+    counters(tmp_path, rxe0=(1, 2))
+    whole = packets(2000, 2000)
+    assert whole == {"rxe0:1": {"xmit_bytes": 4, "rcv_bytes": 8}}, "bytes say more than packets"
+    assert evidence.traffic(before, whole) == {}, "packets are not subtracted from bytes"
+
+
 def test_oom_kills_are_counted_by_cgroup2(tmp_path: Path) -> None:
     assert evidence.oom_kills(tmp_path) is None
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\n")
@@ -129,6 +150,11 @@ def test_all_on_plan() -> None:
     assert verdict(PLANS, [good(i, traffic=None) for i in range(4)], expect_traffic=False).text == "4 of 4 ranks on plan"
 
 
+def test_a_rail_that_counts_packets_alone_carried_traffic() -> None:
+    found = verdict(PLANS, [good(i, traffic={"xmit_packets": 256, "rcv_packets": 0}) for i in range(4)])
+    assert found.ok and found.text == "4 of 4 ranks on plan, 4 of 4 rails carried traffic"
+
+
 @pytest.mark.parametrize(
     ("changed", "head", "words"),
     [
@@ -141,6 +167,7 @@ def test_all_on_plan() -> None:
             "rank 2: memory policy preferred: refused (EPERM)",
         ),
         ({"traffic": {"xmit_bytes": 900, "rcv_bytes": 0}}, "4 of 4 ranks on plan, 3 of 4 rails", "rail mlx5_2:1 carried nothing"),
+        ({"traffic": {"xmit_packets": 255, "rcv_packets": 90}}, "4 of 4 ranks on plan, 3 of 4 rails", "rail mlx5_2:1 carried nothing"),
         ({"traffic": None}, "4 of 4 ranks on plan, 3 of 4 rails", "rail mlx5_2:1 has no port counters"),
     ],
 )

@@ -142,6 +142,26 @@ def test_virtual_functions_and_software_devices() -> None:
     assert {hca.openable for hca in topology.hcas} == {None}
 
 
+def test_a_software_device_is_as_near_as_the_card_below_it() -> None:
+    def switch(bus: str, slot: int) -> tuple[str, ...]:
+        return (f"pci0000:{bus}0", f"0000:{bus}0:01.0", f"0000:{bus}1:00.0", f"0000:{bus}2:{slot:02x}.0")
+
+    gpus = (GpuSpec("0000:13:00.0", switch("1", 0), 0), GpuSpec("0000:83:00.0", switch("8", 0), 1))
+    cards = (
+        HcaSpec("0000:14:00.0", switch("1", 1), 0, name="mlx5_0", netdev="ens1"),
+        HcaSpec("0000:84:00.0", switch("8", 1), 1, name="mlx5_1", netdev="ens2"),
+    )
+    soft = (SoftHcaSpec("rxe0", "ens2", "0000:84:00.0"), SoftHcaSpec("rxe1", "ens1", "0000:14:00.0"), SoftHcaSpec("rxe2", "dummy0"))
+    host = Host((NodeSpec(0, (0, 1)), NodeSpec(1, (2, 3))), gpus=gpus, hcas=cards, soft_hcas=soft)
+    topology = read_sysfs(in_memory(host), "m")
+    by_name = {hca.name: hca for hca in topology.hcas}
+    assert by_name["rxe0"].pci_path == switch("8", 1) and by_name["rxe0"].pci is None and by_name["rxe0"].local_cpus == (2, 3)
+    levels = {name: [path_level(topology, gpu, hca) for gpu in topology.gpus] for name, hca in by_name.items()}
+    assert levels["rxe0"] == levels["mlx5_1"] == ["SYS", "PIX"]
+    assert levels["rxe1"] == levels["mlx5_0"] == ["PIX", "SYS"]
+    assert (by_name["rxe2"].pci_path, levels["rxe2"]) == ((), [None, None])
+
+
 def test_two_ports_of_one_device() -> None:
     ports = (PortSpec(), PortSpec(state="1: DOWN", rate="40 Gb/sec (4X QDR)", link_layer="Ethernet"))
     hca = HcaSpec("0000:01:00.0", ("pci0000:00",), 0, ports=ports)
