@@ -187,7 +187,8 @@ def environment() -> jinja2.Environment:
 
 def render(options: ManifestOptions) -> str:
     """The manifest of one kind as YAML text (one or more documents). Raises UsageError."""
-    text = environment().get_template(f"{options.kind}.yaml.j2").render(context(options))
+    values = context(options)
+    text = environment().get_template(f"{options.kind}.yaml.j2").render(values)
     for document in yaml.safe_load_all(text):
         if not isinstance(document, dict):
             raise UsageError("the rendered manifest holds an empty document", where=f"{options.kind}.yaml.j2")
