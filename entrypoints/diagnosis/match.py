@@ -62,9 +62,21 @@ def judge(scan: Scan, facts: Mapping[str, Any]) -> list[Finding]:
         findings.append(_finding(scan, signature, hit, severity, facts))
     findings += performance.findings(scan, dict(facts))
     findings.sort(key=lambda item: SEVERITIES.index(item.severity))
+    findings = _not_ibgda_alone(scan, findings)
     if not any(item.severity != "benign" for item in findings) and scan.failed and not scan.finished:
         findings = [*_unknown(scan), *findings]
     return _linked(findings)
+
+
+def _not_ibgda_alone(scan: Scan, findings: list[Finding]) -> list[Finding]:
+    """On one host IBGDA may fail and the run goes on: an exception that nothing else explains is then the cause, and IBGDA a note.
+
+    Seen on one H100 without HCA: any error of the test itself comes after `init failed for transport: IBGDA`.
+    """
+    fatal = [item for item in findings if item.severity == "fatal"]
+    if [item.cause_id for item in fatal] != ["ibgda-init-failed"] or scan.exception is None:
+        return findings
+    return [*_unknown(scan), *(replace(item, severity="warning") if item is fatal[0] else item for item in findings)]
 
 
 def _candidates(scan: Scan, facts: Mapping[str, Any]) -> Iterable[tuple[Signature, Hit]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import selectors
 import signal
@@ -25,6 +26,8 @@ HINTS: dict[int, str] = {
     signal.SIGBUS: ", often a full /dev/shm (docker --shm-size, a Memory emptyDir in Kubernetes)",
 }
 STACKS_LIMIT = 256 << 10
+#: The last line of a traceback; torch puts the rank before each of its lines.
+EXCEPTION = re.compile(rb"(?:\[rank\d+\]: ?)?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit): ")
 #: A pipe holds at most 1 MiB, so this empties it and still ends when something keeps on writing.
 DRAIN_READS = 64
 
@@ -43,7 +46,7 @@ class Rank:
         self.report: dict[str, Any] = {}
         self.failure: tuple[str, int] | None = None
         self.reported = self.told = False
-        self.last_line = ""
+        self.last_line = self.exception = ""
         self.log = RankLog(options.log_dir / f"rank-{self.rank}.log" if options.log_dir else None, options.log_limit, options.log_tail)
         self.next_sample = self.begun + FIRST_SAMPLE_S
         self._interval = FIRST_SAMPLE_S
@@ -104,6 +107,8 @@ class Rank:
         for line in lines:
             if b"dev_id" in line or b"NIC handler" in line:
                 evidence.nvshmem_lines([line.decode(errors="replace")], self._nvshmem)
+            if b": " in line[:80] and EXCEPTION.match(line):
+                self.exception = line[:300].decode(errors="replace").strip()
         words = next((line for line in reversed(lines) if line.strip()), b"")
         if words:
             self.last_line = words[:300].decode(errors="replace").strip()
@@ -183,6 +188,9 @@ class Rank:
             text += HINTS.get(self.signal, "") if not out_of_memory else ", by the kernel: the container's memory limit was reached"
         else:
             text = f"{where} exited with code {self.exit_code}"
+        # Libraries have their say after the traceback, at exit: the exception tells more.
+        if self.exception and self.exit_code == 1:
+            return f"{text}; {self.exception}"
         return f"{text}; its last line: {self.last_line}" if self.last_line else text
 
     def stacks_size(self) -> int:

@@ -51,12 +51,23 @@ def install(wheel: Path, site: Path) -> None:
         subprocess.run([sys.executable, "-m", *words], check=True)
 
 
+#: Some toolchains link libstdc++ into each library. Two copies in one process break std::locale: DeepEP V2's JIT then dies of SIGSEGV
+#: in std::regex at its first kernel.
+SHARED_CXX = "-Wl,--no-as-needed -l:libstdc++.so.6 -Wl,--as-needed"
+
+
+def has_own_cxx_library(site: Path) -> bool:
+    """True when an extension below `site` does not ask for the shared libstdc++."""
+    return any(b"libstdc++.so.6\0" not in library.read_bytes() for library in site.rglob("*.so"))
+
+
 def compile_wheel(tree: Path, env: dict[str, str], log: Path) -> Path:
     """setup.py bdist_wheel. Raises CalledProcessError; everything it printed is in `log`."""
     import torch
 
     major, minor = torch.cuda.get_device_capability(0)
-    every = {**os.environ, "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(os.cpu_count()), **env}
+    flags = f"{os.environ.get('LDFLAGS', '')} {SHARED_CXX}"
+    every = {**os.environ, "LDFLAGS": flags, "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(os.cpu_count()), **env}
     with log.open("w") as stream:
         subprocess.run([sys.executable, "setup.py", "-q", "bdist_wheel"], cwd=tree, env=every, stdout=stream, stderr=stream, check=True)
     return next((tree / "dist").glob("*.whl"))
@@ -103,6 +114,9 @@ def v2(source: Path, wheel: Path | None, nccl: Path, fmt: Path | None, work: Pat
     # torch preloads the first NCCL that it finds on sys.path; DeepEP refuses to run beside a second one.
     path = os.pathsep.join([str(nccl / "path"), str(site)])
     env |= {"PYTHONPATH": path, "EP_JIT_CACHE_DIR": str(work / "jit")}
+    if has_own_cxx_library(site):
+        env["LD_PRELOAD"] = "libstdc++.so.6"
+        print("DeepEP v2 was linked with a libstdc++ of its own: preloading the shared one", flush=True)
     return Library(env, tree, time.monotonic() - start, wheel is None)
 
 

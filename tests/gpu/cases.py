@@ -70,7 +70,7 @@ def negative() -> Iterator[Case]:
     low = ("deepep-low-latency", "--ranks", "1")
     none = {"NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME": "nope"}
     info = {"NVSHMEM_DEBUG": "INFO"}
-    yield bench("p2p-off", *low, "--", "--disable-nvlink", library="v1", expect=4, finding="no-remote-transport", env=info)
+    yield bench("p2p-off", *low, "--", "--disable-nvlink", library="v1", expect=4, finding="no-device-selected", env=info)
     yield bench("wrong-interface", *low, "--force", library="v1", expect=4, finding="nvshmem-bootstrap", env=none)
     # Without --force the preflight sees it first.
     yield Case("wrong-interface-gated", BENCH, ("--workload", *low), "v1", expect=3, env=none, says="net.interfaces")
@@ -78,7 +78,7 @@ def negative() -> Iterator[Case]:
     yield bench("two-processes", *low, "--", "--num-processes", "2", library="v1", expect=4, says="give the script 1")
     words: dict[str, object] = {"expect": 4, "finding": "unsupported-shape"}
     yield shared("second-gpu-missing", 2, "test_intranode.py", options=("--plain",), **words)
-    words = {"expect": 4, "finding": "no-remote-transport", "env": info}
+    words = {"expect": 4, "finding": "no-remote-transport"}
     yield shared("two-host-names", 2, "test_low_latency.py", options=("--split-hosts",), **words)
     small = ("--num-tokens", "128")
     pids = "--private-pids"

@@ -65,9 +65,11 @@ def gather_over_host_memory() -> None:
     into_tensor, into_list = dist.all_gather_into_tensor, dist.all_gather
 
     def all_gather_into_tensor(output, tensor, group=None, **options):
-        host = torch.empty(output.shape, dtype=output.dtype, device="cpu")
+        # Concatenated, where the caller may have stacked: gloo takes only the former.
+        rows = output.numel() // tensor[0].numel()
+        host = torch.empty((rows, *tensor.shape[1:]), dtype=output.dtype, device="cpu")
         into_tensor(host, tensor.cpu(), group=group, **options)
-        output.copy_(host)
+        output.copy_(host.view(output.shape))
 
     def all_gather(outputs, tensor, group=None, **options):
         hosts = [torch.empty(each.shape, dtype=each.dtype, device="cpu") for each in outputs]
