@@ -91,6 +91,12 @@ RUN --mount=type=tmpfs,target=/run \
         /source \
         /usr/local/lib/python3.13/dist-packages \
         /out
+RUN --mount=type=tmpfs,target=/run \
+    --mount=type=tmpfs,target=/tmp \
+    --mount=type=bind,source=steps/deepep-check.sh,target=/run/steps/deepep-check.sh \
+    NVSHMEM_ROOT=/usr/local/lib/python3.13/dist-packages/nvidia/nvshmem \
+    sh /run/steps/deepep-check.sh \
+        /out
 FROM base AS runtime
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
