@@ -35,8 +35,9 @@ def exit_code(name: str) -> Iterator[None]:
         "tag": "name of the image (default epbox:RECIPE)",
         "push": "push it to the registry that --tag names, and print name@digest",
         "platform": "such as linux/arm64",
-        "oci": "also write the image to this file",
+        "oci": "also write the image to this file, as OCI layout archive with reproducible bytes",
         "no-cache": "run every step again",
+        "locked": "fail when the mirror no longer has what the lock names, instead of a warning and a label",
     },
 )
 def build(
@@ -49,31 +50,91 @@ def build(
     platform: str = "",
     oci: str = "",
     no_cache: bool = False,
+    locked: bool = False,
 ) -> None:
     """Build an image from a recipe."""
     from images import build, ship
 
     with exit_code("build"):
         name = recipe or build.default_recipe()
-        image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache))
+        image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache, locked))
         if oci:
             ship.save(image, Path(oci))
         if push:
             print(ship.push(image))
 
 
-@task(help={"recipe": RECIPE, "out": "folder for the Dockerfile and its build context (default: the Dockerfile to stdout)"})
-def render(c: Context, recipe: str = "", out: str = "") -> None:
+@task(
+    help={
+        "recipe": RECIPE,
+        "out": "folder for the Dockerfile and its build context (default: the Dockerfile to stdout)",
+        "check": "write nothing; exit 2 or 10 when a lock does not fit its recipe (default: every recipe)",
+    }
+)
+def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> None:
     """Write a recipe's Dockerfile, or its whole build context for a plain `docker build`."""
-    from images import build, lock, render
+    from images import build, checks, lock, render
     from images.recipe import load_recipe
 
     with exit_code("render"):
+        if check:
+            checks.rendering(recipe or None)
+            return
         what = load_recipe(recipe or build.default_recipe())
+        lock.check(what, lock.load(what))
         if out:
             render.render_to(what, Path(out), lock.load(what))
         else:
             sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
+
+
+@task(help={"recipe": RECIPE, "update": "resolve everything again, also when the lock fits"})
+def lock(c: Context, recipe: str = "", update: bool = False) -> None:
+    """Resolve all that a recipe pulls (packages, wheels, commits) and write images/locks/RECIPE/lock.json."""
+    from images import build, resolve
+    from images.recipe import load_recipe
+
+    with exit_code("lock"):
+        print(resolve.write(load_recipe(recipe or build.default_recipe()), update))
+
+
+@task(
+    positional=["image"],
+    optional=["image"],
+    help={
+        "recipe": "build this recipe twice without cache, as differently as this host can, and compare",
+        "image": "check this image against its lock, labels and packages instead",
+        "engine": "auto or docker",
+        "oci": "keep the verified image as OCI layout archive",
+    },
+)
+def verify(c: Context, image: str = "", recipe: str = "", engine: str = "auto", oci: str = "") -> None:
+    """Prove that a recipe builds the same bytes twice (exit 6 when not), or that an image is what its lock says."""
+    from images import build, verify
+
+    with exit_code("verify"):
+        if image:
+            print("\n".join(f"PASS  {line}" for line in verify.verify_image(image, engine)))
+        else:
+            print(verify.verify_recipe(recipe or build.default_recipe(), engine, Path(oci) if oci else None).text())
+
+
+@task(
+    help={
+        "recipe": RECIPE,
+        "tag": "image (default epbox:RECIPE; it must have been built)",
+        "out": "folder for SBOMs, provenance and licences (default: sbom/RECIPE)",
+        "engine": "auto or docker",
+    }
+)
+def sbom(c: Context, recipe: str = "", tag: str = "", out: str = "", engine: str = "auto") -> None:
+    """Write what an image holds: SPDX and CycloneDX, a provenance statement, and the licences."""
+    from images import build, sbom
+
+    with exit_code("sbom"):
+        name = recipe or build.default_recipe()
+        for path in sbom.write(name, tag or f"epbox:{name}", Path(out or f"sbom/{name}"), engine):
+            print(path)
 
 
 @task(
@@ -174,5 +235,5 @@ def engine_status(c: Context) -> None:
         print(engine.describe(engine.find()))
 
 
-ns = Collection(build, render, bench, test, lint)
+ns = Collection(build, render, lock, verify, sbom, bench, test, lint)
 ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))

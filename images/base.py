@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from typing import Any
 from entrypoints.errors import EngineError
 from entrypoints.output import say
 
-from . import hostconfig, hostpackages
+from . import debian, hostconfig, hostpackages
 from .engine import Engine
 from .recipe import Base
 
@@ -24,6 +25,7 @@ _DPKG = [f"path-exclude=/usr/share/{name}/*" for name in _EXCLUDED] + ["path-inc
 # What differs from one bootstrap to the next or belongs to the host. Paths are relative to the new root.
 _HOST_FILES = (
     "etc/apt/apt.conf.d/99mmdebstrap",
+    "etc/apt/preferences.d/epbox",
     "etc/hostname",
     "etc/machine-id",
     "etc/resolv.conf",
@@ -38,6 +40,7 @@ class ReadyBase:
 
     reference: str
     digest: str
+    drift: tuple[str, ...] = ()  # locked packages that the mirror had no more when it was made: "NAME LOCKED -> OFFERED"
 
 
 def reference(base: Base, lock: Mapping[str, Any] | None = None) -> str:
@@ -49,7 +52,7 @@ def reference(base: Base, lock: Mapping[str, Any] | None = None) -> str:
     return f"epbox-base:{base.suite}-{key}"
 
 
-def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fresh: bool = False) -> ReadyBase:
+def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fresh: bool = False, strict: bool = False) -> ReadyBase:
     """The base in the engine: found, or bootstrapped and imported. A registry base is left to the build to pull by its digest."""
     import docker
 
@@ -59,25 +62,53 @@ def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fr
     client = engine.client()
     if not fresh:
         try:
-            return ReadyBase(name, str(client.images.get(name).labels["epbox.base.digest"]))
+            labels = client.images.get(name).labels
+            drifted = tuple(line for line in labels.get("epbox.base.drift", "").split(", ") if line)
+            return ReadyBase(name, str(labels["epbox.base.digest"]), drifted)
         except (docker.errors.ImageNotFound, KeyError):
             pass
     say(f"base {name}: bootstrapping {base.title} from packages")
     with TemporaryDirectory(prefix="epbox-base-") as folder:
         tarball = Path(folder, "base.tar")
-        bootstrap(base, tarball)
-        digest = f"sha256:{_sha256(tarball)}"
+        gone = _check_mirror(base, lock, strict)
+        bootstrap(base, tarball, (lock or {}).get("base_packages", {}))
+        digest = f"sha256:{sha256(tarball)}"
+        drift = (*gone, *_check_bytes(digest, lock, gone, strict))
         repository, _, tag = name.partition(":")
         labels = {"epbox.base": base.name, "epbox.base.digest": digest, "org.opencontainers.image.title": base.title}
+        labels |= {"epbox.base.drift": ", ".join(drift)}
         changes = ["LABEL " + " ".join(f"{key}={json.dumps(value)}" for key, value in labels.items()), 'CMD ["bash"]']
         with tarball.open("rb") as stream:
             answer = client.api.import_image_from_data(stream, repository=repository, tag=tag, changes=changes)
     if "errorDetail" in answer:
         raise EngineError(f"the engine does not import the base: {answer.strip()[-200:]}")
-    return ReadyBase(name, digest)
+    return ReadyBase(name, digest, drift)
 
 
-def bootstrap(base: Base, tarball: Path) -> None:
+def _check_mirror(base: Base, lock: Mapping[str, Any] | None, strict: bool) -> tuple[str, ...]:
+    """Locked base packages that the mirror has no more; EngineError for another hash, or when `strict` and any is gone."""
+    locked = (lock or {}).get("base_packages")
+    if not locked:
+        return ()
+    with debian.archive(str(base.suite)) as archive:
+        gone = debian.drift(locked, archive.offered(locked))
+    if gone and strict:
+        raise EngineError(f"the mirror no longer has what the lock names: {', '.join(gone)}", where="--locked", hint="./inv lock --update")
+    return gone
+
+
+def _check_bytes(digest: str, lock: Mapping[str, Any] | None, gone: Sequence[str], strict: bool) -> tuple[str, ...]:
+    """Equal packages should give the locked bytes; another mmdebstrap may not, which is said instead of hidden."""
+    want = (lock or {}).get("base", {}).get("digest")
+    if not want or gone or digest == want:
+        return ()
+    what = f"base of the locked packages has other bytes ({digest[:19]} instead of {want[:19]})"
+    if strict:
+        raise EngineError(what, where="--locked", hint=f"the lock was made with {lock['tools'] if lock else ''}")
+    return (what,)
+
+
+def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Write a root file system tarball with mmdebstrap; same packages, same bytes. EngineError when that is not possible."""
     if shutil.which("mmdebstrap") is None:
         hostpackages.install(["mmdebstrap", "debian-archive-keyring"], "bootstrapping a Debian base")
@@ -91,6 +122,9 @@ def bootstrap(base: Base, tarball: Path) -> None:
         command.append(f'--aptopt=Acquire::https::CAInfo "{bundle}"')
     command += [f"--customize-hook={hook}" for hook in _hooks(suite)]
     command += [suite, str(tarball), *mirrors.sources(suite)]
+    pins = tarball.with_suffix(".pins")
+    pins.write_text("".join(f"Package: {n}\nPin: version {p['version']}\nPin-Priority: 1001\n\n" for n, p in (locked or {}).items()))
+    command[1:1] = [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {shlex.quote(str(pins))} "$1/etc/apt/preferences.d/epbox"']
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(base.epoch), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
@@ -111,7 +145,8 @@ def _hooks(suite: str) -> list[str]:
     ]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """A file's sha256 in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

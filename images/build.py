@@ -1,6 +1,7 @@
 """`build`: recipe to image. Streams progress, keeps the log, and tags only what was built to the end."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from entrypoints import __version__
-from entrypoints.errors import EngineError
+from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
 from . import base, engine, hostconfig, lock, recipe, render, sources
@@ -31,6 +32,8 @@ class BuildOptions:
     tag: str | None = None
     platform: str | None = None
     no_cache: bool = False
+    locked: bool = False  # drift from the lock is an error instead of a warning and a label
+    fresh_base: bool = False  # bootstrap the base again
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,13 @@ def build(options: BuildOptions) -> Image:
     what = recipe.load_recipe(options.recipe)
     given = sources.parse(options.source, what)
     locked = lock.load(what)
+    lock.check(what, locked)
+    if options.locked and locked is None:
+        raise UsageError(f"recipe {what.name} has no lock", where="--locked", hint=f"make one: ./inv lock --recipe {what.name}")
     where = engine.ensure(options.engine)
     command = list(engine.buildkit_cli())
     started = time.monotonic()
-    ready = base.ensure(what.base, where, locked)
+    ready = base.ensure(what.base, where, locked, options.fresh_base, options.locked)
     name = options.tag or f"epbox:{what.name}"
     with TemporaryDirectory(prefix="epbox-build-") as folder:
         context, identity = Path(folder, "context"), Path(folder, "iid")
@@ -61,13 +67,23 @@ def build(options: BuildOptions) -> Image:
         for part, path in given.items():
             archives[part] = Path(folder, f"{part}.tar")
             sources.archive(part, path, sources.commits(what)[part], archives[part])
-        render.write_context(what, context, locked, archives)
         command += ["--progress", "plain", "--network", "host", "--iidfile", str(identity)]
         command += [f"--build-arg={key}={value}" for key, value in _identity(ready.digest).items()]
         command += ["--platform", options.platform] if options.platform else []
         command += ["--no-cache"] if options.no_cache else []
-        with hostconfig.secret_arguments(what.base.suite) as secrets:
-            _run([*command, *secrets, str(context)], where, what)
+        gone: tuple[str, ...] = ()
+        while True:
+            render.write_context(what, context, locked, archives, frozenset(line.split()[0] for line in gone))
+            drift = ", ".join((*ready.drift, *gone)) or "none"
+            with hostconfig.secret_arguments(what.base.suite) as secrets:
+                arguments = [f"--build-arg=EPBOX_LOCK_DRIFT={drift}"] if locked else []
+                more = _run([*command, *arguments, *secrets, str(context)], where, what)
+            if not more:
+                break
+            _accept_drift(more, gone, options.locked)
+            gone = (*gone, *more)
+            context = Path(folder, f"context{len(gone)}")
+            context.mkdir()
         image_id = identity.read_text().strip()
     _tag(where, image_id, name)
     say(f"built {name} ({image_id[7:19]}) in {time.monotonic() - started:.0f} s")
@@ -79,8 +95,18 @@ def default_recipe() -> str:
     return "deepep-v1" if "deepep-v1" in recipe.names() else "cpu"
 
 
+def epoch() -> int:
+    """SOURCE_DATE_EPOCH, else the commit time of the checkout: the time that images carry, in UTC seconds."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or revision()[1])
+
+
 def revision() -> tuple[str, int]:
-    """The checkout's commit (with -dirty when files differ) and its commit time; ("unknown", 0) outside a checkout."""
+    """The checkout's commit (with -dirty when files differ) and its commit time; ("unknown", 0) outside a checkout.
+
+    EPBOX_REVISION says it for a copy without repository.
+    """
+    if os.environ.get("EPBOX_REVISION"):
+        return os.environ["EPBOX_REVISION"], int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
     done = subprocess.run(["git", "-C", str(ROOT), "log", "-1", "--format=%H %ct"], capture_output=True, text=True)
     if done.returncode != 0 or not done.stdout.strip():
         return "unknown", 0
@@ -90,14 +116,27 @@ def revision() -> tuple[str, int]:
 
 
 def _identity(base_digest: str) -> dict[str, str]:
-    commit, seconds = revision()
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or seconds)
-    created = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    commit, _ = revision()
+    created = datetime.fromtimestamp(epoch(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"EPBOX_VERSION": __version__, "EPBOX_REVISION": commit, "EPBOX_CREATED": created, "EPBOX_BASE_DIGEST": base_digest}
 
 
-def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> None:
-    """Run the docker CLI to its end; a failed step becomes an EngineError after its last lines were shown."""
+def _accept_drift(more: Sequence[str], before: Sequence[str], strict: bool) -> None:
+    """Warn of packages that left the mirror; EngineError when that is forbidden or goes in circles."""
+    for line in more:
+        say(f"warning: drift from the lock: {line}")
+    if strict:
+        hint = "lock what there is now: ./inv lock --update; or build without --locked"
+        raise EngineError(f"the mirror no longer has what the lock names: {', '.join(more)}", where="--locked", hint=hint)
+    if set(more) <= set(before):
+        raise EngineError("the mirror changes while it is read", hint="run it again")
+
+
+def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> tuple[str, ...]:
+    """Run the docker CLI to its end. Packages of the lock that the mirror has no more are returned, for another try.
+
+    Any other failed step becomes an EngineError after its last lines were shown.
+    """
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / f"{what.name}.log"
     with path.open("w") as log:
@@ -123,7 +162,16 @@ def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> N
         finally:
             progress.finish()
     if code == 0:
-        return
+        return ()
+    text = path.read_text(errors="replace")
+    gone = tuple(dict.fromkeys(re.findall(r"epbox: drift: (\S+ \S+ -> \S+)", text)))
+    if gone:
+        return gone
+    broken = re.search(r"epbox: lock: (.+)", text)
+    if broken:
+        raise EngineError(
+            broken[1].strip(), where=recipe.shown(path), hint="do not use this mirror, or make the lock again: ./inv lock --update"
+        )
     for line in progress.tail():
         say(f"  | {line}")
     cause = likely_cause([*progress.tail(), progress.last])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from entrypoints.errors import EPBoxError, UsageError
 from entrypoints.output import say
 
 from . import lock, recipe, render
@@ -24,9 +25,31 @@ def lint() -> int:
         ("shellcheck", [str(BIN / "shellcheck"), *shell]),
     ]
     failed = [name for name, command in checks if not _passes(name, command)]
+    failed += [f"render --check {name}" for name in recipe.names() if not _rendering(name)]
     failed += [f"hadolint {name}" for name in recipe.names() if not _hadolint(name)]
-    say(f"lint: {', '.join(failed)} failed" if failed else f"lint: all {len(checks) + len(recipe.names())} checks passed")
+    say(f"lint: {', '.join(failed)} failed" if failed else f"lint: all {len(checks) + 2 * len(recipe.names())} checks passed")
     return len(failed)
+
+
+def rendering(name: str | None = None) -> None:
+    """The lock of one recipe (or of all) fits it, and its Dockerfile is the golden one; an EPBoxError says which does not."""
+    for each in [name] if name else recipe.names():
+        what = recipe.load_recipe(each)
+        locked = lock.load(what)
+        lock.check(what, locked)
+        golden = ROOT / "tests" / "golden" / "dockerfile" / f"{each}.Dockerfile"
+        if golden.exists() and golden.read_text() != render.render_dockerfile(what, locked):
+            raise UsageError("the rendered Dockerfile differs from the golden one", where=each, hint="EPBOX_UPDATE_GOLDEN=1 ./inv test")
+
+
+def _rendering(name: str) -> bool:
+    try:
+        rendering(name)
+    except EPBoxError as error:
+        say(f"FAIL  render --check {name}: {error}")
+        return False
+    say(f"ok    render --check {name}")
+    return True
 
 
 def _passes(name: str, command: Sequence[str], **options: str) -> bool:

@@ -15,6 +15,7 @@ from entrypoints.errors import UsageError
 
 from .base import reference
 from .lock import digest as lock_digest
+from .lock import pins, stage_of
 from .lock import text as lock_text
 from .recipe import Recipe
 
@@ -34,6 +35,7 @@ def render_dockerfile(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> 
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.globals["locked_stage"] = lambda packages: stage_of(lock, list(packages))
     name = f"{recipe.template}.Dockerfile.j2"
     try:
         template = environment.get_template(name)
@@ -46,7 +48,13 @@ def render_dockerfile(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> 
     return text.lstrip("\n").rstrip("\n") + "\n"
 
 
-def write_context(recipe: Recipe, folder: Path, lock: Mapping[str, Any] | None = None, sources: Mapping[str, Path] | None = None) -> None:
+def write_context(
+    recipe: Recipe,
+    folder: Path,
+    lock: Mapping[str, Any] | None = None,
+    sources: Mapping[str, Path] | None = None,
+    dropped: frozenset[str] = frozenset(),
+) -> None:
     """Fill the empty `folder` with Dockerfile, steps, the program, locks and sources; times and modes do not depend on the checkout."""
     (folder / "Dockerfile").write_text(render_dockerfile(recipe, lock))
     shutil.copytree(STEPS, folder / "steps")
@@ -59,6 +67,10 @@ def write_context(recipe: Recipe, folder: Path, lock: Mapping[str, Any] | None =
     locks = ROOT / "images" / "locks" / recipe.name
     if locks.is_dir():
         shutil.copytree(locks, folder / "locks")
+    for stage, pinned in pins(lock, dropped).items():
+        path = folder / "locks" / "debian" / f"{stage}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(pinned)
     (folder / "sources").mkdir()
     (folder / "sources" / ".keep").touch()
     for name, path in (sources or {}).items():

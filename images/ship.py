@@ -1,13 +1,14 @@
 """Taking a built image elsewhere: to a registry, or into one file."""
 
-import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
+from . import build, oci
 from .build import Image
+from .engine import Engine
 
 
 def push(image: Image) -> str:
@@ -24,20 +25,26 @@ def push(image: Image) -> str:
     return reference
 
 
-def save(image: Image, path: Path) -> None:
-    """Write the image as an archive that docker, podman and skopeo load; the file appears only when it is whole."""
+def save(image: Image, path: Path) -> oci.Layout:
+    """Write the image as OCI layout archive whose bytes depend on its files alone (oci.py); the file appears only when it is whole."""
+    layout = export(image.engine, image.id, path, build.epoch(), image.name)
+    say(f"wrote {path} ({path.stat().st_size >> 20} MiB), digest {layout.digest}")
+    return layout
+
+
+def export(where: Engine, image: str, path: Path, epoch: int, name: str) -> oci.Layout:
+    """An image of the engine, by name or id, as normalised OCI archive; EngineError when it is not there or the disk is full."""
     import docker
     import requests
 
     try:
-        with NamedTemporaryFile(dir=path.resolve().parent, prefix=f".{path.name}.", delete=False) as stream:
-            try:
-                for block in image.engine.client().images.get(image.id).save(chunk_size=1 << 20, named=image.name):
+        with TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.") as folder:
+            raw = Path(folder, "export.tar")
+            with raw.open("wb") as stream:
+                for block in where.client().images.get(image).save(chunk_size=1 << 20):
                     stream.write(block)
-            except BaseException:
-                os.unlink(stream.name)
-                raise
-        os.replace(stream.name, path)
+            return oci.normalise(raw, path, epoch, name)
+    except docker.errors.ImageNotFound:
+        raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
     except (OSError, docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(f"cannot write the archive: {error}", where=str(path)) from None
-    say(f"wrote {path} ({path.stat().st_size >> 20} MiB)")

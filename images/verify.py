@@ -1,0 +1,156 @@
+"""`verify`: two builds from the same lock, made as differently as this host can, must be the same image; or an image against its lock."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from entrypoints.errors import EngineError, WrongNumbers
+from entrypoints.output import say
+
+from . import build, compare, debian, engine, lock, oci, ship
+from .recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parent.parent
+#: How the second build differs. What runs inside the engine's own build containers (host name, clock, CPU count) is the engine's to choose.
+VARIED = ("folder of the checkout", "temporary folder", "umask", "locale", "time zone", "host name", "CPU count", "hash seed")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proved: L2 means equal digests of two builds, L1 equal files, L0 that every input is locked by hash."""
+
+    recipe: str
+    level: str
+    digest: str
+    engine: str
+    lock: str
+
+    def text(self) -> str:
+        """What a user reads on stdout; the digest stands alone on the first line."""
+        return f"{self.digest}\n{self.level}: two builds of {self.recipe} are equal to the bit, by {self.engine}, lock {self.lock}"
+
+
+def verify_recipe(name: str, engine_choice: str = "auto", keep: Path | None = None) -> Verdict:
+    """Build twice without cache and compare. WrongNumbers (exit 6) names the first difference."""
+    what = load_recipe(name)
+    where = engine.ensure(engine_choice)
+    with TemporaryDirectory(prefix="epbox-verify-") as folder:
+        layouts = []
+        for number, second in ((1, False), (2, True)):
+            tag = f"epbox-verify:{name}-{number}"
+            say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if second else ""))
+            _build(what, tag, where, Path(folder, "another", "place") if second else None)
+            layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), build.epoch(), f"epbox:{name}"))
+            say(f"build {number}: {layouts[-1].digest}")
+        difference = compare.first_difference(*layouts)
+        if difference:
+            place = f"layer {difference.layer}, /{difference.path}" if difference.path else f"layer {difference.layer}"
+            say(difference.diff or "(no text difference to show)")
+            raise WrongNumbers(f"two builds of {name} differ: {difference.what}", where=place, hint=f"engine {where.version}")
+        if keep:
+            shutil.copyfile(layouts[0].path, keep)
+    for number in (1, 2):
+        where.client().images.remove(f"epbox-verify:{name}-{number}", force=True)
+    kind = f"Docker {where.version}" + (" (private engine)" if where.private else "")
+    return Verdict(name, "L2", layouts[0].digest, kind, lock.digest(lock.load(what)))
+
+
+def verify_image(name: str, engine_choice: str = "auto") -> list[str]:
+    """What an existing image says of itself against what it holds and what this checkout locks; every line is a check that passed.
+
+    WrongNumbers (exit 6) names the first that did not.
+    """
+    where = engine.ensure(engine_choice)
+    with TemporaryDirectory(prefix="epbox-verify-") as folder:
+        layout = ship.export(where, name, Path(folder, "image.tar"), build.epoch(), name)
+        layout, config = oci.read(layout.path)
+        wanted = ("opt/epbox/lock.json", "opt/epbox/recipe.toml", "var/lib/dpkg/status")
+        files = _files(layout, wanted)
+    labels: dict[str, Any] = config["config"].get("Labels", {})
+    passed = [f"digest {layout.digest} (normalised)"]
+    inside = files.get("opt/epbox/lock.json")
+    if inside is None:
+        _require(labels.get("epbox.lock") == "none", name, f"label epbox.lock says {labels.get('epbox.lock')}, but no lock is inside")
+        raise WrongNumbers("was built without a lock: nothing can be verified", where=name, hint="./inv lock, then ./inv build")
+    document = json.loads(inside)
+    own = lock.digest(document)
+    _require(labels.get("epbox.lock") == own, name, f"label epbox.lock says {labels.get('epbox.lock')}, the lock inside is {own}")
+    passed.append(f"lock inside is the labelled one, {own}")
+    known = lock.digest(lock.load(load_recipe(str(labels.get("epbox.recipe")))))
+    _require(known == own, name, f"the lock inside is {own}, this checkout's is {known}")
+    passed.append(f"lock is this checkout's lock of {labels.get('epbox.recipe')}")
+    _require(labels.get("epbox.lock.drift") == "none", name, f"drift: {labels.get('epbox.lock.drift')}")
+    passed.append("label epbox.lock.drift: none")
+    have = debian.installed(files["var/lib/dpkg/status"].decode())
+    want = {n: p["version"] for n, p in {**document["base_packages"], **document["packages"].get("runtime", {})}.items()}
+    differ = sorted(n for n in {**have, **want} if have.get(n) != want.get(n))
+    _require(not differ, name, "packages differ from the lock: " + ", ".join(f"{n} {want.get(n)} != {have.get(n)}" for n in differ[:5]))
+    passed.append(f"all {len(have)} Debian packages are those of the lock")
+    return passed
+
+
+def _files(layout: oci.Layout, paths: tuple[str, ...]) -> dict[str, bytes]:
+    """Content of files by path, as the last layer that has them leaves it."""
+    found = {}
+    for layer in layout.layers:
+        for member, content in oci.entries(layout, layer):
+            if member.name in paths and content:
+                found[member.name] = content.read()
+    return found
+
+
+def _require(good: bool, where: str, what: str) -> None:
+    if not good:
+        raise WrongNumbers(what, where=where, hint="it is not what its lock says")
+
+
+def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path | None) -> None:
+    """One build in a process of its own; with `copy` from a copy of the checkout there, in an environment that differs."""
+    commit, seconds = build.revision()
+    environment = {
+        **where.environment(),
+        "EPBOX_REVISION": commit,
+        "SOURCE_DATE_EPOCH": str(os.environ.get("SOURCE_DATE_EPOCH") or seconds),
+    }
+    environment.pop("DOCKER_BUILDKIT")
+    code = (
+        "import sys; from images.build import BuildOptions, build; from entrypoints.errors import EPBoxError\n"
+        "try: build(BuildOptions(sys.argv[1], tag=sys.argv[2], no_cache=True, fresh_base=sys.argv[3] == '1', locked=sys.argv[4] == '1'))\n"
+        "except EPBoxError as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
+    )
+    locked = lock.load(what) is not None
+    command = [sys.executable, "-c", code, what.name, tag, str(int(copy is not None)), str(int(locked))]
+    root = ROOT
+    if copy:
+        root = copy
+        for part in ("images", "entrypoints", "templates"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
+        (copy / "tmp").mkdir()
+        environment |= {
+            "TMPDIR": str(copy / "tmp"),
+            "LC_ALL": "C",
+            "LANG": "tr_TR.UTF-8",
+            "TZ": "Pacific/Kiritimati",
+            "PYTHONHASHSEED": "7",
+        }
+        # The base is bootstrapped by this process, so its host name and CPUs take part.
+        command = ["sh", "-c", f"umask 027; hostname other-host 2>/dev/null; exec {_one_cpu()}{shlex.join(command)}"]
+        if os.geteuid() == 0 and shutil.which("unshare"):
+            command = ["unshare", "--uts", *command]
+        else:
+            command[2] = command[2].replace("hostname other-host 2>/dev/null; ", "")
+    done = subprocess.run(command, cwd=root, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise EngineError(f"the build for {tag} ended with exit code {done.returncode}", hint="the lines above say why")
+
+
+def _one_cpu() -> str:
+    return f"taskset --cpu-list {min(os.sched_getaffinity(0))} " if shutil.which("taskset") else ""
