@@ -268,7 +268,7 @@ def test_nothing_and_damage(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(max_size=120), max_size=30), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_text_in_between_is_survived(noise: list[str], seed: int) -> None:
     """Whole lines of other programs between the lines of a test change nothing."""
     source = random.Random(seed)
