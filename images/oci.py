@@ -164,6 +164,10 @@ def _write_archive(target: Path, blobs: list[tuple[str, Path]], documents: tuple
     files |= {"index.json": _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor]}), "manifest.json": _json([docker])}
     files |= {"oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        for folder in ("blobs", "blobs/sha256"):  # readers that unpack need them
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, epoch
+            tar.addfile(info)
         for path, content in sorted(files.items()):
             info = tarfile.TarInfo(path)
             info.mtime = epoch
