@@ -4,10 +4,12 @@ A guest boots once a node index; its state is saved after the soft-RoCE devices 
 so a test may offline CPUs, fill a node or rename a device.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -160,17 +162,24 @@ class Machine:
         return Outcome(int((share / "code").read_text()), (share / "output").read_text(errors="replace"), share)
 
 
+def _die_with_parent() -> None:
+    """No guest outlives the test run, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @contextmanager
 def machine(index: int = 0, *, state: Path | None = None, link: str | None = None) -> Iterator[Machine]:
     """Start QEMU, from a saved state when given; ends it whatever happens."""
     folder = assets.build()
+    # Sockets need a short path; the share lies on the state folder's file system, so that large trees can be hard-linked into it.
     scratch = Path(tempfile.mkdtemp(prefix="epbox-guest-"))
-    (scratch / "share").mkdir()
+    share = Path(tempfile.mkdtemp(prefix="share-", dir=assets.state_folder()))
+    (scratch / "share").symlink_to(share)
     arguments = command_line(folder, index, scratch, link)
     if state:
         arguments += ["-incoming", f"exec:cat {state}"]
     with open(scratch / "qemu", "wb") as log:
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent)
     try:
         yield Machine(process, scratch)
     finally:
@@ -178,6 +187,7 @@ def machine(index: int = 0, *, state: Path | None = None, link: str | None = Non
             process.kill()
         process.wait()
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(share, ignore_errors=True)
 
 
 def saved_state(index: int) -> Path:
@@ -207,7 +217,9 @@ def start(guest: Machine, job: str, files: dict[str, Path] | None = None) -> Non
     """Put a job and files into the share and let a restored guest run it."""
     share = guest.scratch / "share"
     for name, source in (files or {}).items():
-        if source.is_dir():
+        if source.is_dir() and source.is_relative_to(assets.state_folder()):
+            subprocess.run(["cp", "-al", source, share / name], check=True)
+        elif source.is_dir():
             shutil.copytree(source, share / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, share / name)
