@@ -18,6 +18,7 @@ from entrypoints.errors import EPBoxError, PreflightFailed
 from entrypoints.launch.agreement import check_agreement
 from entrypoints.launch.session import Session
 from entrypoints.output import emit_json, say, write_atomically
+from entrypoints.topology.document import to_document
 
 #: Beside the slowest node: how long node 0 waits for another node's record after its own ranks ended.
 GATHER_S = 60.0
@@ -38,6 +39,7 @@ def bench(args: Namespace) -> int:
         say(f"epbox bench: {text}")
     checked = None if args.no_doctor else doctor.examine(job)
     write_atomically(folder / _name(job, "plan", "json"), json.dumps(job.plan.to_json(), indent=2) + "\n")
+    write_atomically(folder / _name(job, "topology", "json"), json.dumps(to_document(job.topology)) + "\n")
     with Session(job.rendezvous) as session:
         meet(job, session, checked)
         launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session)

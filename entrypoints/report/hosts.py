@@ -1,0 +1,155 @@
+"""The sections about the hosts: drawing and rails, evidence rank by rank, doctor, environment, logs."""
+
+from base64 import b64encode
+from html import escape
+from typing import Any
+
+from entrypoints.cpulist import parse_list
+from entrypoints.report.html import Safe, number, section, soft, table, tagged
+from entrypoints.report.load import Material
+
+MOST_RANKS, MOST_FINDINGS = 64, 40
+
+
+def drawing(material: Material) -> str:
+    """The topology with the plan on it; as an image, so that its style stays its own."""
+    nodes = material.document["nodes"]
+    parts = []
+    if material.topology is not None:
+        from entrypoints.topology.draw import draw
+
+        svg = draw(material.topology, plan_of(nodes[0]["plan"]) if nodes else None)
+        data = b64encode(svg.encode()).decode()
+        parts.append(
+            f'<div class="scroll drawing"><img alt="topology of node 0 with its plan" src="data:image/svg+xml;base64,{data}"></div>'
+        )
+    rows: list[list[Any]] = []
+    for i, node in enumerate(nodes):
+        for j, rank in enumerate(node["ranks"]):
+            seen = rank["evidence"]
+            if not seen.get("rail") or len(rows) >= MOST_RANKS:
+                continue
+            moved = seen.get("traffic") or {}
+            unit = "xmit_bytes" if "xmit_bytes" in moved else "xmit_packets"
+            at = f"{material.origin}#nodes[{i}].ranks[{j}].evidence.traffic."
+            sent, received = ([number(moved.get(key), at + key, 0)] for key in (unit, unit.replace("xmit", "rcv")))
+            rows.append(
+                [node["node_rank"], rank["rank"], seen["rail"], sent[0], received[0], unit.rpartition("_")[2] if moved else "no counter"]
+            )
+    head = ["node", "rank", "rail", "sent", "received", "unit"]
+    traffic = "<h3>Traffic per rail during the run</h3>" + table(head, rows, (0, 1, 3, 4)) if rows else ""
+    if nodes and not rows:
+        traffic = soft("No rail was planned or seen: this run used no HCA.")
+    return section("topology", "Topology, plan and rails", *parts, traffic)
+
+
+def plan_of(value: dict[str, Any]) -> Any:
+    """The plan again from its epbox.plan/1."""
+    from entrypoints.placement.model import MemoryPolicy, Plan, RankPlan
+
+    ranks = []
+    for rank in value["ranks"]:
+        gpu, memory = rank.get("gpu") or {}, rank.get("memory") or {}
+        policy = MemoryPolicy(memory.get("policy", "default"), tuple(memory.get("nodes", ())))
+        device = (gpu.get("index"), gpu.get("pci"), rank.get("hca"), rank.get("hca_pci"), rank.get("port"))
+        place = (rank.get("path"), rank.get("numa_node"), tuple(parse_list(rank.get("cpus") or "")))
+        ranks.append(RankPlan(rank["local_rank"], *device, *place, policy, {}, rank.get("reason", "")))
+    excluded = tuple((item["hca"], item["reason"]) for item in value.get("excluded", ()))
+    return Plan(value.get("source", ""), value.get("host", {}), tuple(ranks), excluded, tuple(value.get("warnings", ())))
+
+
+def evidence(material: Material) -> str:
+    """On plan or not, rank by rank; those that failed or deviate come first, and a large world is cut after MOST_RANKS."""
+    found = []
+    for i, node in enumerate(material.document["nodes"]):
+        for j, rank in enumerate(node["ranks"]):
+            seen = rank["evidence"]
+            bad = bool(rank["exit_code"]) or bool(seen.get("threads_outside")) or bool(seen.get("degradations"))
+            found.append((not bad, i, j, node, rank))
+    found.sort(key=lambda item: item[:3])
+    rows: list[list[Any]] = []
+    for good, i, j, node, rank in found[:MOST_RANKS]:
+        seen, at = rank["evidence"], f"{material.origin}#nodes[{i}].ranks[{j}]."
+        memory = seen.get("memory_bytes") or {}
+        pages = Safe(
+            ", ".join(f"node {escape(str(k))}: {number(v / 2**20, f'{at}evidence.memory_bytes.{k}', 0, ' MiB')}" for k, v in memory.items())
+        )
+        state = (
+            tagged("on plan", "ok")
+            if good
+            else tagged("; ".join(map(str, seen.get("degradations") or [])) or f"exit {rank['exit_code']}", "off")
+        )
+        outside, threads = (number(seen.get(key), f"{at}evidence.{key}", 0) for key in ("threads_outside", "threads"))
+        rows.append([rank["rank"], node["node_rank"], state, seen.get("cpus"), seen.get("policy"), outside, threads, pages or "-"])
+    head = ["rank", "node", "state", "CPUs", "memory policy", "threads outside", "threads", "memory per node"]
+    lines = [
+        f"node {node['node_rank']} ({node['hostname']}): {place['text']}"
+        for node in material.document["nodes"][:16]
+        if (place := node.get("placement"))
+    ]
+    more = (
+        f"{len(found)} ranks, {sum(not item[0] for item in found)} of them off plan or failed; {MOST_RANKS} shown, those first."
+        if len(found) > MOST_RANKS
+        else ""
+    )
+    return section(
+        "evidence",
+        "Evidence: what the kernel says of each rank",
+        *map(soft, lines),
+        table(head, rows, (0, 1, 5, 6)) if rows else "",
+        soft(more),
+    )
+
+
+def doctor(material: Material) -> str:
+    rows: list[list[Any]] = []
+    counts: list[str] = []
+    for node in material.document["nodes"]:
+        checked = node.get("doctor")
+        if checked is None:
+            continue
+        if len(counts) < 16:
+            counts.append(f"node {node['node_rank']}: " + ", ".join(f"{n} {status}" for status, n in checked["counts"].items()))
+        for check in [*checked["checks"], *checked.get("differences", ())]:
+            if check["status"] in ("FAIL", "WARN"):
+                tone = "off" if check["status"] == "FAIL" else "warn"
+                rows.append([node["node_rank"], tagged(check["status"], tone), check["id"], check["evidence"], check.get("remedy")])
+    rows.sort(key=lambda row: "off" not in row[1])
+    findings = [
+        [item.get("severity"), item.get("cause"), item.get("remedy")] for item in (material.document.get("findings") or ())[:MOST_FINDINGS]
+    ]
+    head = ["node", "status", "check", "evidence", "remedy"]
+    tables = [
+        table(head, rows[:MOST_FINDINGS], (), (3, 4)) if rows else "",
+        table(["severity", "cause", "remedy"], findings, (), (1, 2)) if findings else "",
+    ]
+    more = f"{len(rows)} findings, {MOST_FINDINGS} shown." if len(rows) > MOST_FINDINGS else ""
+    return section("doctor", "Doctor and diagnosis", *map(soft, counts), *tables, soft(more))
+
+
+def environment(material: Material) -> str:
+    document = material.document
+    rows: list[list[Any]] = [[key, document[key]] for key in ("created", "workload", "why", "bind", "engine") if document.get(key)]
+    rows += [[f"shape: {key}", value] for key, value in document["shape"].items()]
+    rows += [[f"image: {key}", value] for key, value in (document.get("image") or {}).items()]
+    rows += [[key, value] for key, value in (document.get("versions") or {}).items()]
+    nodes = document["nodes"]
+    variables = [
+        [rank["local_rank"], f"{key}={value}"] for node in nodes[:1] for rank in node["plan"]["ranks"] for key, value in rank["env"].items()
+    ]
+    listing = table(["local rank", "variable"], variables[:400])
+    exported = f"<details><summary>Variables of the ranks of node 0 ({len(variables)})</summary>{listing}</details>"
+    return section("environment", "Environment and lock", table(["what", "value"], rows), exported if variables else "")
+
+
+def logs(material: Material) -> str:
+    parts = []
+    for log in material.logs:
+        if log.size:
+            parts.append(f"<details><summary>{escape(log.name)}, {log.size} bytes</summary><pre>{escape(log.text)}</pre></details>")
+    empty = [log.name for log in material.logs if not log.size]
+    notes = [
+        f"Empty: {', '.join(empty)}." if empty else "",
+        f"{material.more_logs} more logs are in the folder." if material.more_logs else "",
+    ]
+    return section("logs", "Logs", *parts, *map(soft, notes))
