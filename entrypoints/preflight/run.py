@@ -23,12 +23,17 @@ TOPOLOGY_S = 10.0
 
 
 def workload_of(name: str) -> str:
-    """The family whose checks apply: "deepep-v1-internode" and "deepep_v1" are deepep-v1. Raises UsageError."""
+    """The family whose checks apply: "deepep_v1" is deepep-v1, and so is bench's deepep-internode. Raises UsageError."""
+    from entrypoints import workloads
+
     word = name.strip().lower().replace("_", "-")
     for family in (V1, V2, ALLTOALL):
         if word == family or word.startswith(family + "-"):
             return family
-    raise UsageError(f"unknown workload {name!r}", where="--for", hint=f"one of {', '.join(sorted(EVERY))}")
+    if word in workloads.names():
+        return workloads.get(word).placement
+    hint = f"one of auto, {', '.join(sorted(EVERY))}, or a workload of bench ({', '.join(workloads.names())})"
+    raise UsageError(f"unknown workload {name!r}", where="--for", hint=hint)
 
 
 def default_workload(files: Files, environ: Mapping[str, str]) -> str:

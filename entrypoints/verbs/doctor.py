@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="workload",
         metavar="WORKLOAD",
-        help="alltoall, deepep-v1 or deepep-v2 (default: EPBOX_WORKLOAD, else the image's, else deepep-v1)",
+        help="alltoall, deepep-v1, deepep-v2, a workload of bench, or auto (default): EPBOX_WORKLOAD, else the image's, else deepep-v1",
     )
     parser.add_argument("--format", choices=("table", "json"), default="table", help="table on stderr, or one JSON document on stdout")
     parser.add_argument(
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.probe and (args.root or args.topology):
         raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
     files = files_of(args.root or args.topology)
-    workload = workload_of(args.workload or default_workload(files, os.environ))
+    asked = None if args.workload == "auto" else args.workload
+    workload = workload_of(asked or default_workload(files, os.environ))
     topology, silent = load_topology(args.topology or args.root)
     # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
     host = make_host(workload, topology, files, os.environ, nodes=args.nodes, log=_log(args.log))
