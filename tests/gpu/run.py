@@ -96,7 +96,10 @@ def check(case: Case, folder: Path, console: str, result: Result) -> None:
     if case.says is not None and case.says not in console:
         result.wrong.append(f"does not say {case.says!r}")
     if result.exit_code == 0:
-        (check_bench if case.kind == cases.BENCH else check_shared)(folder, result)
+        if case.kind == cases.BENCH:
+            check_bench(folder, case.partial, result)
+        else:
+            check_shared(folder, result)
     elif list(folder.glob("**/rank-*.log")):
         found = read_findings(folder)
         fatal = [each["cause_id"] for each in found if each["severity"] == "fatal"]
@@ -115,13 +118,13 @@ def read_findings(folder: Path) -> list[dict[str, Any]]:
     return list(read(folder / "diagnosis.json").get("findings", ()))
 
 
-def check_bench(folder: Path, result: Result) -> None:
+def check_bench(folder: Path, partial: bool, result: Result) -> None:
     whole = read(folder / "result.json")
     result.note = str(whole.get("verdict", ""))
     if whole.get("status") != "ok" or not whole.get("runs"):
         result.wrong.append("no parsed result")
-    if not all(run.get("complete") for run in whole.get("runs", ())):
-        result.wrong.append("a run is not complete")
+    if any(run.get("complete") is partial for run in whole.get("runs", ())):
+        result.wrong.append("a run is said to be complete, and is not" if partial else "a run is not complete")
     for node in whole.get("nodes", ()):
         on_plan(node["plan"]["ranks"], [rank["evidence"] for rank in node["ranks"]], result)
 
