@@ -43,10 +43,13 @@ def verify_recipe(name: str, engine_choice: str = "auto", keep: Path | None = No
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-verify-") as folder:
         layouts = []
-        for number, second in ((1, False), (2, True)):
+        copies = {1: Path(folder, "checkout"), 2: Path(folder, "another", "place")}
+        for copy in copies.values():  # both now: somebody may edit the checkout meanwhile
+            _copy_checkout(copy)
+        for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
-            say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if second else ""))
-            _build(what, tag, where, Path(folder, "another", "place") if second else None)
+            say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if number == 2 else ""))
+            _build(what, tag, where, copy, varied=number == 2)
             layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), build.epoch(), f"epbox:{name}"))
             say(f"build {number}: {layouts[-1].digest}")
         difference = compare.first_difference(*layouts)
@@ -111,43 +114,31 @@ def _require(good: bool, where: str, what: str) -> None:
         raise WrongNumbers(what, where=where, hint="it is not what its lock says")
 
 
-def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path | None) -> None:
-    """One build in a process of its own; with `copy` from a copy of the checkout there, in an environment that differs."""
-    commit, seconds = build.revision()
-    environment = {
-        **where.environment(),
-        "EPBOX_REVISION": commit,
-        "SOURCE_DATE_EPOCH": str(os.environ.get("SOURCE_DATE_EPOCH") or seconds),
-    }
-    environment.pop("DOCKER_BUILDKIT")
+def _copy_checkout(target: Path) -> None:
+    for part in ("images", "entrypoints", "templates"):
+        shutil.copytree(ROOT / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "pyproject.toml", target / "pyproject.toml")
+    (target / "tmp").mkdir()
+
+
+def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path, varied: bool) -> None:
+    """One build from `copy`, in a process of its own; `varied`: with a fresh base, in an environment that differs."""
+    commit, _ = build.revision()
+    environment = {**where.environment(), "EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(build.epoch()), "TMPDIR": str(copy / "tmp")}
     code = (
         "import sys; from images.build import BuildOptions, build; from entrypoints.errors import EPBoxError\n"
         "try: build(BuildOptions(sys.argv[1], tag=sys.argv[2], no_cache=True, fresh_base=sys.argv[3] == '1', locked=sys.argv[4] == '1'))\n"
         "except EPBoxError as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
     )
     locked = lock.load(what) is not None
-    command = [sys.executable, "-c", code, what.name, tag, str(int(copy is not None)), str(int(locked))]
-    root = ROOT
-    if copy:
-        root = copy
-        for part in ("images", "entrypoints", "templates"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
-        (copy / "tmp").mkdir()
-        environment |= {
-            "TMPDIR": str(copy / "tmp"),
-            "LC_ALL": "C",
-            "LANG": "tr_TR.UTF-8",
-            "TZ": "Pacific/Kiritimati",
-            "PYTHONHASHSEED": "7",
-        }
+    command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked))]
+    if varied:
+        environment |= {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
         # The base is bootstrapped by this process, so its host name and CPUs take part.
-        command = ["sh", "-c", f"umask 027; hostname other-host 2>/dev/null; exec {_one_cpu()}{shlex.join(command)}"]
-        if os.geteuid() == 0 and shutil.which("unshare"):
-            command = ["unshare", "--uts", *command]
-        else:
-            command[2] = command[2].replace("hostname other-host 2>/dev/null; ", "")
-    done = subprocess.run(command, cwd=root, env=environment, stdin=subprocess.DEVNULL)
+        own_name = os.geteuid() == 0 and shutil.which("unshare")
+        line = f"umask 027; {'hostname other-host; ' if own_name else ''}exec {_one_cpu()}{shlex.join(command)}"
+        command = [*(["unshare", "--uts"] if own_name else []), "sh", "-c", line]
+    done = subprocess.run(command, cwd=copy, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise EngineError(f"the build for {tag} ended with exit code {done.returncode}", hint="the lines above say why")
 
