@@ -20,7 +20,7 @@ class Bar:
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    box = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px"'
+    box = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.15:g}px"'
     return f'<svg class="chart" role="img" {box}><title>{escape(title)}</title>{"".join(parts)}</svg>'
 
 
@@ -30,15 +30,15 @@ def bars(title: str, items: Sequence[Bar]) -> str:
     if not items:
         return ""
     top = max([item.high or item.value for item in items] + [1e-12])
-    label_width = min(190.0, 16 + 6.8 * max(len(item.label) for item in items))
+    label_width = min(170.0, 18 + 7.2 * max(len(item.label) for item in items))
     text_width = 14 + 6.8 * max(len(item.text) for item in items)
-    room = 620 - label_width - text_width
+    room = max(60.0, 480 - label_width - text_width)
     parts = []
     for row, item in enumerate(items):
         y = 4 + 24 * row
         length = max(1.0, room * max(0.0, item.value) / top)
         end = label_width + max(length, room * (item.high or 0) / top)
-        parts.append(f'<text x="{label_width - 8:g}" y="{y + 13}" text-anchor="end">{escape(_cut(item.label, 26))}</text>')
+        parts.append(f'<text x="{label_width - 8:g}" y="{y + 13}" text-anchor="end">{escape(_cut(item.label, 22))}</text>')
         source = escape(item.source, quote=True)
         parts.append(
             f'<rect class="{item.tone}" x="{label_width:g}" y="{y}" width="{length:.1f}" height="18" rx="2" data-source="{source}"/>'
@@ -47,7 +47,7 @@ def bars(title: str, items: Sequence[Bar]) -> str:
             left, right = (label_width + room * value / top for value in (item.low, item.high))
             parts.append(f'<path class="whisker" d="M{left:.1f} {y + 9}H{right:.1f}M{left:.1f} {y + 4}v10M{right:.1f} {y + 4}v10"/>')
         parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 13}" data-source="{source}">{escape(item.text)}</text>')
-    return _svg(620, 8 + 24 * len(items), title, parts)
+    return _svg(480, 8 + 24 * len(items), title, parts)
 
 
 def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], value: int) -> str:
@@ -86,7 +86,7 @@ def line(title: str, points: Sequence[tuple[str, float, bool, str]]) -> str:
     points = [point for point in points if isfinite(point[1])]
     if not points:
         return ""
-    width, height, left, base = 620, 190, 54, 150
+    width, height, left, base = 480, 190, 54, 150
     top = max(value for _, value, _, _ in points) or 1.0
     step = (width - left - 24) / max(1, len(points) - 1)
     spots = [(left + 8 + step * i, base - 125 * max(0.0, value) / top) for i, (_, value, _, _) in enumerate(points)]

@@ -82,6 +82,9 @@ def read_document(file: Path) -> dict[str, Any]:
     for key, kind in (("runs", list), ("nodes", list), ("shape", dict), ("verdict", str)):
         if not isinstance(document.get(key), kind):
             raise UsageError(f"`{key}` is missing or no {kind.__name__}: not what bench writes", where=str(file))
+    for key in ("runs", "nodes"):
+        if not all(isinstance(item, dict) for item in document[key]):
+            raise UsageError(f"`{key}` holds something else than objects: not what bench writes", where=str(file))
     return document
 
 

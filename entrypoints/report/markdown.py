@@ -1,5 +1,6 @@
 """The summary to paste into an issue."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,9 @@ def _render(material: Material) -> str:
     ]
     parts.append(_table(["operation", "arm", "median GB/s", "spread", "against the arm before"], rows))
     compared, text = alltoall_rows(material)
-    parts.append(f"Baseline: {_plain(text)}" if compared else "")
+    if compared:
+        cells = [[re.sub(r"<[^>]*>", "", str(value)) for value in row] for row in compared]
+        parts += [f"Baseline: {_plain(text)}", _table(["operation", "GB/s", "here", "baseline", "ratio"], cells)]
     findings = [
         [node["node_rank"], check["status"], check["id"], check["evidence"]]
         for node in document["nodes"]
