@@ -21,7 +21,7 @@ NAME_SUFFIX = {
     "job": "-{last}-xxxxx",
     "jobset": "-nodes-0-{last}-xxxxx",
     "lws": "-0-{last}",
-    "mpijob": "-worker-{last}",
+    "mpijob": "-launcher-xxxxx",
     "pod": "-{last}",
     "daemonset": "-xxxxx",
 }
