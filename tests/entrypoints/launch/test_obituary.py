@@ -22,5 +22,6 @@ def test_the_exception_is_quoted_not_what_a_library_says_at_exit(name: str) -> N
 
 
 def test_an_exception_that_was_caught_is_not_the_cause_of_another_exit_code() -> None:
-    code = "import sys, traceback\ntry:\n    raise ValueError('caught')\nexcept ValueError:\n    traceback.print_exc()\nprint('the end'); sys.exit(7)"
+    caught = "import sys, traceback\ntry:\n    raise ValueError('caught')\nexcept ValueError:\n    traceback.print_exc()\n"
+    code = caught + "print('the end'); sys.exit(7)"
     assert "exited with code 7; its last line: the end" in cause(code)
