@@ -70,8 +70,8 @@ def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fr
     say(f"base {name}: bootstrapping {base.title} from packages")
     with TemporaryDirectory(prefix="epbox-base-") as folder:
         tarball = Path(folder, "base.tar")
-        gone = _check_mirror(base, lock, strict)
-        bootstrap(base, tarball, (lock or {}).get("base_packages", {}))
+        gone, more = _check_mirror(base, lock, strict)
+        bootstrap(base, tarball, (lock or {}).get("base_packages", {}), more)
         digest = f"sha256:{sha256(tarball)}"
         drift = (*gone, *_check_bytes(digest, lock, gone, strict))
         repository, _, tag = name.partition(":")
@@ -85,16 +85,24 @@ def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fr
     return ReadyBase(name, digest, drift)
 
 
-def _check_mirror(base: Base, lock: Mapping[str, Any] | None, strict: bool) -> tuple[str, ...]:
-    """Locked base packages that the mirror has no more; EngineError for another hash, or when `strict` and any is gone."""
+def _check_mirror(base: Base, lock: Mapping[str, Any] | None, strict: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Locked base packages that are nowhere any more, and the apt sources that the others need beside the mirror.
+
+    EngineError for a package with another hash, or when `strict` and any is gone.
+    """
     locked = (lock or {}).get("base_packages")
-    if not locked:
-        return ()
+    if not lock or not locked:
+        return (), ()
+    more: tuple[str, ...] = ()
     with debian.archive(str(base.suite)) as archive:
         gone = debian.drift(locked, archive.offered(locked))
+    if gone and hostconfig.snapshot_answers():
+        more = hostconfig.snapshot_sources(lock["archive"])
+        with debian.archive(str(base.suite), more) as archive:
+            gone = debian.drift(locked, archive.offered(locked))
     if gone and strict:
         raise EngineError(f"the mirror no longer has what the lock names: {', '.join(gone)}", where="--locked", hint="./inv lock --update")
-    return gone
+    return gone, more
 
 
 def _check_bytes(digest: str, lock: Mapping[str, Any] | None, gone: Sequence[str], strict: bool) -> tuple[str, ...]:
@@ -108,7 +116,7 @@ def _check_bytes(digest: str, lock: Mapping[str, Any] | None, gone: Sequence[str
     return (what,)
 
 
-def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Mapping[str, str]] | None = None) -> None:
+def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Mapping[str, str]] | None = None, more: Sequence[str] = ()) -> None:
     """Write a root file system tarball with mmdebstrap; same packages, same bytes. EngineError when that is not possible."""
     if shutil.which("mmdebstrap") is None:
         hostpackages.install(["mmdebstrap", "debian-archive-keyring"], "bootstrapping a Debian base")
@@ -121,12 +129,22 @@ def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Mapping[str, str]]
     if bundle:
         command.append(f'--aptopt=Acquire::https::CAInfo "{bundle}"')
     command += [f"--customize-hook={hook}" for hook in _hooks(suite)]
-    command += [suite, str(tarball), *mirrors.sources(suite)]
+    command += [suite, str(tarball), *mirrors.sources(suite), *more]
     pins = tarball.with_suffix(".pins")
     pins.write_text("".join(f"Package: {n}\nPin: version {p['version']}\nPin-Priority: 1001\n\n" for n, p in (locked or {}).items()))
     command[1:1] = [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {shlex.quote(str(pins))} "$1/etc/apt/preferences.d/epbox"']
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(base.epoch), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "SOURCE_DATE_EPOCH": str(base.epoch),
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+    }
+    # umask: hooks and maintainer scripts make files, whose modes shall not be the caller's.
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, umask=0o022
+    )
     if done.returncode != 0:
         tail = " | ".join(line for line in done.stderr.strip().splitlines()[-4:])
         hint = "is a Debian mirror reachable? EPBOX_DEBIAN_MIRROR names one; proxies are taken from apt and the environment"

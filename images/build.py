@@ -72,17 +72,22 @@ def build(options: BuildOptions) -> Image:
         command += ["--platform", options.platform] if options.platform else []
         command += ["--no-cache"] if options.no_cache else []
         gone: tuple[str, ...] = ()
+        snapshot: tuple[str, ...] = ()
         while True:
             render.write_context(what, context, locked, archives, frozenset(line.split()[0] for line in gone))
             drift = ", ".join((*ready.drift, *gone)) or "none"
-            with hostconfig.secret_arguments(what.base.suite) as secrets:
+            with hostconfig.secret_arguments(what.base.suite, snapshot) as secrets:
                 arguments = [f"--build-arg=EPBOX_LOCK_DRIFT={drift}"] if locked else []
                 more = _run([*command, *arguments, *secrets, str(context)], where, what)
             if not more:
                 break
-            _accept_drift(more, gone, options.locked)
-            gone = (*gone, *more)
-            context = Path(folder, f"context{len(gone)}")
+            if locked and not snapshot and hostconfig.snapshot_answers():
+                say(f"the mirror has no more: {', '.join(more)}; trying Debian's snapshot archive")
+                snapshot = hostconfig.snapshot_sources(locked["archive"])
+            else:
+                _accept_drift(more, gone, options.locked)
+                gone = (*gone, *more)
+            context = Path(folder, f"context-{len(gone)}-{len(snapshot)}")
             context.mkdir()
         image_id = identity.read_text().strip()
     _tag(where, image_id, name)

@@ -77,8 +77,8 @@ class Archive:
 
 
 @contextmanager
-def archive(suite: str) -> Iterator[Archive]:
-    """The mirror's present state, in a folder that goes with the `with`. EngineError where apt is missing or nothing answers."""
+def archive(suite: str, more: Sequence[str] = ()) -> Iterator[Archive]:
+    """The mirror (and `more` apt sources) as it is now, in a folder that goes with the `with`. EngineError where nothing answers."""
     if not hostpackages.debian_like():
         raise EngineError("resolving Debian packages needs apt", hint="run ./inv lock on Debian or Ubuntu")
     with TemporaryDirectory(prefix="epbox-apt-") as folder:
@@ -86,7 +86,7 @@ def archive(suite: str) -> Iterator[Archive]:
         for name in ("lists/partial", "cache/archives/partial", "parts"):
             (root / name).mkdir(parents=True)
         (root / "status").touch()
-        (root / "sources.list").write_text("".join(f"{line}\n" for line in hostconfig.debian_mirrors().sources(suite)))
+        (root / "sources.list").write_text("".join(f"{line}\n" for line in (*hostconfig.debian_mirrors().sources(suite), *more)))
         (root / "apt.conf").write_text("".join(f"{line}\n" for line in _settings(root)))
         root.chmod(0o755)
         found = Archive(root, suite)

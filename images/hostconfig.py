@@ -5,9 +5,11 @@ import os
 import re
 import shlex
 import subprocess
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +17,7 @@ from .hostpackages import os_release
 
 DEBIAN = "http://deb.debian.org/debian"
 DEBIAN_SECURITY = "http://deb.debian.org/debian-security"
+SNAPSHOT = "http://snapshot.debian.org/archive"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _CA_VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 _CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
@@ -51,6 +54,25 @@ def debian_mirrors(environ: Mapping[str, str] = os.environ, root: Path = Path("/
     archive = next((uri for uri, names in suites if codename in names), DEBIAN)
     security = next((uri for uri, names in suites if f"{codename}-security" in names), DEBIAN_SECURITY)
     return Mirrors(archive.rstrip("/"), security.rstrip("/"))
+
+
+def snapshot_sources(archive: Mapping[str, str]) -> tuple[str, ...]:
+    """apt sources of Debian's snapshot archive as it was at a lock's archive times (suite to Date of its Release file)."""
+    lines = []
+    for suite, date in archive.items():
+        moment = parsedate_to_datetime(date).strftime("%Y%m%dT%H%M%SZ")
+        name = "debian-security" if suite.endswith("-security") else "debian"
+        lines.append(f"deb [check-valid-until=no] {SNAPSHOT}/{name}/{moment} {suite} main")
+    return tuple(lines)
+
+
+def snapshot_answers() -> bool:
+    """True where Debian's snapshot archive is reachable; asked only when a locked version left the mirror."""
+    try:
+        with urllib.request.urlopen(f"{SNAPSHOT}/debian/", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
 
 
 def _apt_suites(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -114,8 +136,8 @@ def pip_options(environ: Mapping[str, str] = os.environ, files: Sequence[Path] |
     return options
 
 
-def secrets(suite: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, bytes]:
-    """Secret id to content, for the mounts that templates/dockerfile/macros.j2 declares; empty ones are left out."""
+def secrets(suite: str | None, environ: Mapping[str, str] = os.environ, more: Sequence[str] = ()) -> dict[str, bytes]:
+    """Secret id to content, for the mounts that templates/dockerfile/macros.j2 declares; empty ones are left out. `more` apt sources."""
     found: dict[str, bytes] = {}
     proxies = {name: value for name, value in environ.items() if name.lower() in _PROXIES and value}
     if proxies:
@@ -127,8 +149,8 @@ def secrets(suite: str | None, environ: Mapping[str, str] = os.environ) -> dict[
         # Secrets are root's alone; apt's download user could not read the bundle.
         apt += ['Acquire::https::CAInfo "/run/secrets/ca.pem";', 'APT::Sandbox::User "root";']
     mirrors = debian_mirrors(environ)
-    if suite and mirrors != Mirrors():
-        found["apt.list"] = "".join(f"{line}\n" for line in mirrors.sources(suite)).encode()
+    if suite and (more or mirrors != Mirrors()):
+        found["apt.list"] = "".join(f"{line}\n" for line in (*mirrors.sources(suite), *more)).encode()
         apt += ['Dir::Etc::SourceList "/run/secrets/apt.list";', 'Dir::Etc::SourceParts "/dev/null";']
     if apt:
         found["apt.conf"] = "".join(f"{line}\n" for line in apt).encode()
@@ -139,11 +161,11 @@ def secrets(suite: str | None, environ: Mapping[str, str] = os.environ) -> dict[
 
 
 @contextmanager
-def secret_arguments(suite: str | None) -> Iterator[list[str]]:
+def secret_arguments(suite: str | None, more: Sequence[str] = ()) -> Iterator[list[str]]:
     """`--secret` arguments for docker build; the files they name exist only inside the `with`, readable by this user alone."""
     with TemporaryDirectory(prefix="epbox-secrets-") as folder:
         arguments = []
-        for name, content in secrets(suite).items():
+        for name, content in secrets(suite, more=more).items():
             path = Path(folder, name)
             path.write_bytes(content)
             path.chmod(0o600)

@@ -16,5 +16,8 @@ case $keep in
 *" headers "*) ;;
 *) set -- "$@" --exclude='./torch/include' --exclude='./nvidia/*/include' --exclude='./nvidia/*/*/include' --exclude='./numpy/_core/include' ;;
 esac
+# Plug-ins of NVSHMEM's wheel for libraries that no image has.
+set -- "$@" --exclude='nvshmem_transport_libfabric.so*' --exclude='nvshmem_transport_ucx.so*' --exclude='nvshmem_bootstrap_mpi.so*' \
+    --exclude='nvshmem_bootstrap_shmem.so*' --exclude='nvshmem_bootstrap_pmix.so*'
 mkdir -p "$site"
 tar -C "$from" "$@" -cf - . | tar -C "$site" --no-same-owner -xf -

@@ -72,3 +72,18 @@ def test_secret_files_end_with_the_build() -> None:
         paths = [Path(word.partition("src=")[2]) for word in arguments if word.startswith("id=")]
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
     assert paths and not any(path.exists() for path in paths)
+
+
+def test_snapshot_sources_name_the_moment_of_the_lock() -> None:
+    archive = {"trixie": "Sat, 21 Nov 2026 09:15:44 UTC", "trixie-security": "Sun, 22 Nov 2026 19:58:57 UTC"}
+    assert hostconfig.snapshot_sources(archive) == (
+        "deb [check-valid-until=no] http://snapshot.debian.org/archive/debian/20261121T091544Z trixie main",
+        "deb [check-valid-until=no] http://snapshot.debian.org/archive/debian-security/20261122T195857Z trixie-security main",
+    )
+
+
+def test_more_sources_join_the_mirror_in_the_apt_secret() -> None:
+    line = "deb http://snapshot.invalid/debian trixie main"
+    found = hostconfig.secrets("trixie", {}, (line,))
+    assert found["apt.list"].decode().splitlines()[-1] == line and len(found["apt.list"].splitlines()) == 4
+    assert b"Dir::Etc::SourceList" in found["apt.conf"]
