@@ -33,7 +33,7 @@ def best(material: Material) -> str:
     notes = [
         f"not complete: {'; '.join(map(str, run['missing'][:6]))}" for run in runs[:1] if not run.get("complete") and run.get("missing")
     ]
-    return section("best", "Best figures", table(head, rows, (3, 5, 6, 7, 8)) if rows else "", soft(more), *map(soft, notes))
+    return section("best", "Best figures", table(head, rows, (0, 3, 5, 6, 7, 8)) if rows else "", soft(more), *map(soft, notes))
 
 
 def references(material: Material) -> str:

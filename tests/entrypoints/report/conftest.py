@@ -49,8 +49,8 @@ def result() -> dict[str, Any]:
     return {
         "schema": "epbox.result/1", "created": "2026-01-02T03:04:05Z", "workload": "deepep-internode", "why": "asked for", "status": "ok",
         "exit_code": 0, "verdict": "numbers right <script>alert(1)</script>", "shape": {"nodes": 2, "ranks_per_node": 8}, "bind": "all",
-        "notes": [], "runs": [{**run, "low_latency": low}], "correctness": {"passed": True}, "nodes": [node], "engine": "host", "image": None,
-        "versions": {"epbox": "0.1.0", "python": "3"},
+        "notes": [], "runs": [{**run, "low_latency": low}], "correctness": {"passed": True}, "nodes": [node], "engine": "host",
+        "image": None, "versions": {"epbox": "0.1.0", "python": "3"},
         "references": [{"metric": "combine, GB/s (RDMA)", "value": 61.25, "reference": 61.3, "ratio": 0.999, "id": "x", "hardware": "h",
                         "version": None, "bound": True, "source": "blog"}],
         "wire": [{"metric": "combine, GB/s (RDMA)", "value": 61.25, "off_node_gbps": 30.63, "line_rate_gbps": 50.0, "share": 0.613,
