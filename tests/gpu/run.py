@@ -21,10 +21,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import build  # noqa: E402
 import cases  # noqa: E402
 from cases import Case  # noqa: E402
-
-import build  # noqa: E402
 from entrypoints.output import table  # noqa: E402
 
 LAUNCHER = Path(__file__).with_name("launch_shared.py")
