@@ -9,16 +9,15 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from entrypoints import __version__
 from entrypoints.errors import EngineError
-from entrypoints.output import say, table, write_atomically
+from entrypoints.output import say, write_atomically
 
-from . import build, engine, lock, ship
+from . import build, engine, lock, oci, ship
 from .recipe import Recipe, load_recipe
 
 #: Licence of what is compiled from source, as its repository states it. NVSHMEM's is a licence text of its own, no SPDX identifier.
@@ -34,10 +33,11 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
     locked = lock.load(what)
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-sbom-") as folder:
-        layout = ship.export(where, image, Path(folder, "image.tar"), build.epoch(), image)
-        found = _syft(layout.path)
-    spdx = add_to_spdx(found["spdx-json"], what, image, layout.digest, build.epoch())
-    cyclonedx = add_to_cyclonedx(found["cyclonedx-json"], what, image, layout.digest, build.epoch())
+        layout = ship.export(where, image, Path(folder, "image.tar"), image)
+        created = oci.read(layout.path)[1]["created"]
+        found = _syft(layout, image)
+    spdx = add_to_spdx(found["spdx-json"], what, image, layout.digest, created)
+    cyclonedx = add_to_cyclonedx(found["cyclonedx-json"], what, image, layout.digest, created)
     files = {
         "sbom.spdx.json": _text(spdx),
         "sbom.cdx.json": _text(cyclonedx),
@@ -63,9 +63,9 @@ def from_source(recipe: Recipe) -> list[dict[str, str]]:
     return [{"name": n, "version": v, "url": str(u), "commit": str(c), "licence": _LICENCES[n]} for n, v, u, c in parts]
 
 
-def add_to_spdx(document: dict[str, Any], recipe: Recipe, image: str, digest: str, epoch: int) -> dict[str, Any]:
+def add_to_spdx(document: dict[str, Any], recipe: Recipe, image: str, digest: str, created: str) -> dict[str, Any]:
     """syft's SPDX with the parts built from source, and without the time and random name of this run."""
-    document["creationInfo"] = {**document["creationInfo"], "created": _time(epoch)}
+    document["creationInfo"] = {**document["creationInfo"], "created": created}
     document["documentNamespace"] = f"urn:epbox:{recipe.name}:{digest}"
     document["name"] = image
     for part in from_source(recipe):
@@ -92,10 +92,10 @@ def add_to_spdx(document: dict[str, Any], recipe: Recipe, image: str, digest: st
     return document
 
 
-def add_to_cyclonedx(document: dict[str, Any], recipe: Recipe, image: str, digest: str, epoch: int) -> dict[str, Any]:
+def add_to_cyclonedx(document: dict[str, Any], recipe: Recipe, image: str, digest: str, created: str) -> dict[str, Any]:
     """syft's CycloneDX with the parts built from source; serial number and time come from the image."""
     document["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}"
-    document["metadata"] = {**document.get("metadata", {}), "timestamp": _time(epoch)}
+    document["metadata"] = {**document.get("metadata", {}), "timestamp": created}
     document["metadata"]["component"] = {"type": "container", "bom-ref": digest, "name": image, "version": digest}
     for part in from_source(recipe):
         licence = {"name": part["licence"]} if part["licence"].startswith("LicenseRef-") else {"id": part["licence"]}
@@ -145,26 +145,22 @@ def licences(spdx: Mapping[str, Any]) -> str:
     rows = sorted((n, v, re.sub(r"LicenseRef-(?!NVIDIA)", "", licence)) for n, v, licence in rows)
     unknown = sum(licence == "NOASSERTION" for _, _, licence in rows)
     head = f"{len(rows)} packages, {unknown} without a declared licence (see /usr/share/doc/NAME/copyright in the image)\n\n"
-    return head + table(["package", "version", "licence"], rows) + "\n"
+    return head + "".join(f"{name:<34} {version:<34} {licence}\n" for name, version, licence in rows)
 
 
-def _syft(archive: Path) -> dict[str, dict[str, Any]]:
+def _syft(layout: oci.Layout, image: str) -> dict[str, dict[str, Any]]:
     program = str(Path(sys.executable).parent / "syft")
     found = {}
     with TemporaryDirectory(prefix="epbox-syft-") as folder:
-        command = [program, "scan", f"oci-archive:{archive}", "--quiet"]
+        command = [program, "scan", f"oci-archive:{layout.path}", "--quiet", "--source-name", image, "--source-version", layout.digest]
         for kind in ("spdx-json", "cyclonedx-json"):
             command += ["--output", f"{kind}={folder}/{kind}"]
         done = subprocess.run(command, capture_output=True, text=True, env=_SYFT)
         if done.returncode != 0:
-            raise EngineError(f"syft failed: {done.stderr.strip()[-300:]}", where=str(archive))
+            raise EngineError(f"syft failed: {done.stderr.strip()[-300:]}", where=image)
         for kind in ("spdx-json", "cyclonedx-json"):
             found[kind] = json.loads(Path(folder, kind).read_text())
     return found
-
-
-def _time(epoch: int) -> str:
-    return datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _text(document: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Taking a built image elsewhere: to a registry, or into one file."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,12 +29,12 @@ def push(image: Image) -> str:
 
 def save(image: Image, path: Path) -> oci.Layout:
     """Write the image as OCI layout archive whose bytes depend on its files alone (oci.py); the file appears only when it is whole."""
-    layout = export(image.engine, image.id, path, build.epoch(), image.name)
+    layout = export(image.engine, image.id, path, image.name)
     say(f"wrote {path} ({path.stat().st_size >> 20} MiB), digest {layout.digest}")
     return layout
 
 
-def export(where: Engine, image: str, path: Path, epoch: int, name: str) -> oci.Layout:
+def export(where: Engine, image: str, path: Path, name: str) -> oci.Layout:
     """An image of the engine, by name or id, as normalised OCI archive; EngineError when it is not there or the disk is full."""
     import docker
     import requests
@@ -40,11 +42,20 @@ def export(where: Engine, image: str, path: Path, epoch: int, name: str) -> oci.
     try:
         with TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.") as folder:
             raw = Path(folder, "export.tar")
+            held = where.client().images.get(image)
             with raw.open("wb") as stream:
-                for block in where.client().images.get(image).save(chunk_size=1 << 20):
+                for block in held.save(chunk_size=1 << 20):
                     stream.write(block)
-            return oci.normalise(raw, path, epoch, name)
+            return oci.normalise(raw, path, _created(held.labels), name)
     except docker.errors.ImageNotFound:
         raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
     except (OSError, docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(f"cannot write the archive: {error}", where=str(path)) from None
+
+
+def _created(labels: Mapping[str, str]) -> int:
+    """The time that the image says it has, so that its digest does not depend on when it is exported."""
+    try:
+        return int(datetime.fromisoformat(labels["org.opencontainers.image.created"].replace("Z", "+00:00")).timestamp())
+    except (KeyError, ValueError):
+        return build.epoch()

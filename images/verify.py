@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,14 +44,15 @@ def verify_recipe(name: str, engine_choice: str = "auto", keep: Path | None = No
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-verify-") as folder:
         layouts = []
+        identity = {"EPBOX_REVISION": build.revision()[0], "SOURCE_DATE_EPOCH": str(build.epoch())}
         copies = {1: Path(folder, "checkout"), 2: Path(folder, "another", "place")}
         for copy in copies.values():  # both now: somebody may edit the checkout meanwhile
             _copy_checkout(copy)
         for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
             say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if number == 2 else ""))
-            _build(what, tag, where, copy, varied=number == 2)
-            layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), build.epoch(), f"epbox:{name}"))
+            _build(what, tag, where, copy, identity, varied=number == 2)
+            layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
             say(f"build {number}: {layouts[-1].digest}")
         difference = compare.first_difference(*layouts)
         if difference:
@@ -72,7 +74,7 @@ def verify_image(name: str, engine_choice: str = "auto") -> list[str]:
     """
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-verify-") as folder:
-        layout = ship.export(where, name, Path(folder, "image.tar"), build.epoch(), name)
+        layout = ship.export(where, name, Path(folder, "image.tar"), name)
         layout, config = oci.read(layout.path)
         wanted = ("opt/epbox/lock.json", "opt/epbox/recipe.toml", "var/lib/dpkg/status")
         files = _files(layout, wanted)
@@ -121,10 +123,9 @@ def _copy_checkout(target: Path) -> None:
     (target / "tmp").mkdir()
 
 
-def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path, varied: bool) -> None:
+def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path, identity: Mapping[str, str], varied: bool) -> None:
     """One build from `copy`, in a process of its own; `varied`: with a fresh base, in an environment that differs."""
-    commit, _ = build.revision()
-    environment = {**where.environment(), "EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(build.epoch()), "TMPDIR": str(copy / "tmp")}
+    environment = {**where.environment(), **identity, "TMPDIR": str(copy / "tmp")}
     code = (
         "import sys; from images.build import BuildOptions, build; from entrypoints.errors import EPBoxError\n"
         "try: build(BuildOptions(sys.argv[1], tag=sys.argv[2], no_cache=True, fresh_base=sys.argv[3] == '1', locked=sys.argv[4] == '1'))\n"

@@ -53,7 +53,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(files: dict[str, bytes], labels: dict[str, str]) -> list[str]:
         monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
-        monkeypatch.setattr(ship, "export", lambda where, name, path, epoch, tag: image(path, files, labels))
+        monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, files, labels))
         return verify.verify_image("epbox:cpu")
 
     return run
@@ -102,7 +102,7 @@ def test_two_builds_give_one_digest_or_the_differing_file(
     monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
     monkeypatch.setattr(engine.Engine, "client", lambda self: Client())
     monkeypatch.setattr(verify, "_build", lambda *words, **options: None)
-    monkeypatch.setattr(ship, "export", lambda where, name, path, epoch, tag: image(path, {"etc/x": next(contents)}, {}))
+    monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, {"etc/x": next(contents)}, {}))
     if second == b"same\n":
         verdict = verify.verify_recipe("cpu")
         assert verdict.level == "L2" and verdict.text().startswith("sha256:") and "private engine" in verdict.engine
@@ -115,15 +115,15 @@ def test_two_builds_give_one_digest_or_the_differing_file(
 def test_what_is_compiled_from_source_is_in_both_sboms() -> None:
     what = recipe.load_recipe("deepep-v1")
     bare: dict[str, Any] = {"creationInfo": {"created": "now"}, "packages": [], "relationships": []}
-    spdx = sbom.add_to_spdx(copy.deepcopy(bare), what, "epbox:t", "sha256:0", EPOCH)
+    spdx = sbom.add_to_spdx(copy.deepcopy(bare), what, "epbox:t", "sha256:0", "2023-11-14T22:13:20Z")
     assert {each["name"] for each in spdx["packages"]} == {"nvshmem", "deepep"}
     assert spdx["creationInfo"]["created"] == "2023-11-14T22:13:20Z"
     assert "LicenseRef-NVIDIA-NVSHMEM-SLA" in sbom.licences(spdx)
     assert what.deepep is not None
     assert any(each["downloadLocation"].endswith(f"@{what.deepep.commit}") for each in spdx["packages"])
-    cyclonedx = sbom.add_to_cyclonedx({}, what, "epbox:t", "sha256:0", EPOCH)
+    cyclonedx = sbom.add_to_cyclonedx({}, what, "epbox:t", "sha256:0", "2023-11-14T22:13:20Z")
     assert {each["name"] for each in cyclonedx["components"]} == {"nvshmem", "deepep"}
-    assert cyclonedx == sbom.add_to_cyclonedx({}, what, "epbox:t", "sha256:0", EPOCH)
+    assert cyclonedx == sbom.add_to_cyclonedx({}, what, "epbox:t", "sha256:0", "2023-11-14T22:13:20Z")
 
 
 def test_provenance_names_the_image_the_lock_and_every_input() -> None:
