@@ -5,12 +5,14 @@ import os
 import pytest
 
 _SWITCHES = {"container": "EPBOX_TEST_CONTAINER", "guest": "EPBOX_TEST_GUEST"}
+#: tests/cluster runs the cpu image under real schedulers.
+_FOLDERS = {"container": "container", "cluster": "container", "guest": "guest"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for folder, variable in _SWITCHES.items():
+        for folder, switch in _FOLDERS.items():
             if f"/tests/{folder}/" in item.path.as_posix():
-                item.add_marker(getattr(pytest.mark, folder))
-                if os.environ.get(variable) == "0":
-                    item.add_marker(pytest.mark.skip(reason=f"--no-{folder}"))
+                item.add_marker(getattr(pytest.mark, switch))
+                if os.environ.get(_SWITCHES[switch]) == "0":
+                    item.add_marker(pytest.mark.skip(reason=f"--no-{switch}"))
