@@ -159,6 +159,8 @@ def _hooks(suite: str) -> list[str]:
         "rm -f " + " ".join(f'"$1/{path}"' for path in _HOST_FILES),
         'mv "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/docs"',
         'find "$1" -xdev -type f -perm /6000 -exec chmod a-s {} +',  # root needs no setuid program, and nobody else shall become root
+        # apt gives its folders to _apt only where that user can reach the new root, which depends on the host's TMPDIR.
+        'for d in var/lib/apt/lists var/cache/apt/archives; do [ ! -d "$1/$d/partial" ] || chroot "$1" chown _apt:root "/$d/partial"; done',
         'find "$1/var/log" -type f -delete; rm -f "$1"/var/lib/dpkg/*-old "$1"/var/cache/debconf/*-old',
     ]
 
