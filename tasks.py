@@ -99,8 +99,6 @@ def lock(c: Context, recipe: str = "", update: bool = False) -> None:
 
 
 @task(
-    positional=["image"],
-    optional=["image"],
     help={
         "recipe": "build this recipe twice without cache, as differently as this host can, and compare",
         "image": "check this image against its lock, labels and packages instead",
@@ -108,7 +106,7 @@ def lock(c: Context, recipe: str = "", update: bool = False) -> None:
         "oci": "keep the verified image as OCI layout archive",
     },
 )
-def verify(c: Context, image: str = "", recipe: str = "", engine: str = "auto", oci: str = "") -> None:
+def verify(c: Context, recipe: str = "", image: str = "", engine: str = "auto", oci: str = "") -> None:
     """Prove that a recipe builds the same bytes twice (exit 6 when not), or that an image is what its lock says."""
     from images import build, verify
 
