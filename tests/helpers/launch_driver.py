@@ -2,7 +2,7 @@
 
 import json
 import os
-import resource
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,13 @@ from entrypoints.launch import rank as rank_program
 from entrypoints.launch.rendezvous import Rendezvous, Session
 from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
 from entrypoints.placement.model import MemoryPolicy, RankPlan
+
+
+def peak_rss_mib() -> float:
+    """VmHWM of this program; ru_maxrss would count the parent's size too, which a child has until it execs."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
 
 
 def main() -> int:
@@ -52,7 +59,7 @@ def main() -> int:
         "ranks": [rank.to_json() | {"stacks": rank.stacks, "pid": rank.pid} for rank in outcome.ranks],
         "lines": lines[-2000:],
         "everyone": everyone,
-        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mib": peak_rss_mib(),
     }
     print(json.dumps(found), flush=True)
     return outcome.exit_code
