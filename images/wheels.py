@@ -11,7 +11,6 @@ from entrypoints.output import say
 from .lock import LOCKS
 from .recipe import Recipe, load_recipe
 
-INDEX = "https://pypi.org/simple"
 #: What nvcc, NVSHMEM and DeepEP compile with: the compiler, headers, the runtime, NVML and NVTX.
 TOOLKIT = "nvcc,cudart,cccl,crt,nvvm,nvml,nvtx"
 
@@ -43,8 +42,6 @@ def command(recipe: Recipe, asked: Path, overrides: Path, target: Path) -> list[
         "--generate-hashes",
         "--no-header",
         "--no-annotate",
-        "--index-url",
-        INDEX,
         "--override",
         str(overrides),
     ]

@@ -1,5 +1,5 @@
 # Rendered from the recipe deepep-v1-cuda12. Edit images/recipes/ or templates/dockerfile/ instead of this file.
-FROM docker.io/nvidia/cuda:12.8.1-devel-ubuntu24.04@sha256:520292dbb4f755fd360766059e62956e9379485d9e073bbd2f6e3c20c270ed66 AS base
+FROM nvidia/cuda:12.8.1-devel-ubuntu24.04@sha256:520292dbb4f755fd360766059e62956e9379485d9e073bbd2f6e3c20c270ed66 AS base
 
 FROM base AS toolchain
 RUN --mount=type=tmpfs,target=/run \
@@ -184,7 +184,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1-cuda12" \
       org.opencontainers.image.version="${EPBOX_VERSION}" \
       org.opencontainers.image.revision="${EPBOX_REVISION}" \
       org.opencontainers.image.created="${EPBOX_CREATED}" \
-      org.opencontainers.image.base.name="docker.io/nvidia/cuda:12.8.1-devel-ubuntu24.04@sha256:520292dbb4f755fd360766059e62956e9379485d9e073bbd2f6e3c20c270ed66" \
+      org.opencontainers.image.base.name="nvidia/cuda:12.8.1-devel-ubuntu24.04@sha256:520292dbb4f755fd360766059e62956e9379485d9e073bbd2f6e3c20c270ed66" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1-cuda12" \
       epbox.lock="none"
