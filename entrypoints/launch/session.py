@@ -217,7 +217,7 @@ class Session:
         with listen(there.exchange_port, deadline, self.report) as listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             strangers: dict[Wire, float] = {}
-            while len(self.peers) < there.nodes - 1:
+            while not self._all_here():
                 now = time.monotonic()
                 missing = ", ".join(str(node) for node in range(1, there.nodes) if node not in self.peers)
                 if now >= deadline:
@@ -249,6 +249,14 @@ class Session:
                         wire.close()
             for wire in strangers:
                 wire.close()
+
+    def _all_here(self) -> bool:
+        """Every other node is connected; one that left while others were waited for may be restarted, and is waited for again."""
+        others = self.rendezvous.nodes - 1
+        if len(self.peers) == others:
+            for node in [node for node, wire in self.peers.items() if not wire.alive()]:
+                self.peers.pop(node).close()
+        return len(self.peers) == others
 
     def _greet(self, wire: Wire) -> bool:
         """Read a newcomer's greeting; True when it is dealt with (a peer now, or closed)."""

@@ -109,11 +109,14 @@ def test_closed_stdout_is_no_fault(supervised: Supervised) -> None:
 def test_children_that_hold_the_pipe_open_are_ended(supervised: Supervised) -> None:
     code = (
         "import os, signal, time\n"
-        "if os.fork() == 0:\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
         "    os.setsid()\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "    if os.fork() == 0:\n"
-        "        signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)\n"
+        "        time.sleep(60)\n"
         "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
         "print('done')"
     )
     result = supervised.run(code, ranks=2)
