@@ -29,7 +29,15 @@ def states() -> Callable[[int], Path]:
 def guest(states: Callable[[int], Path]) -> Callable[..., machine.Outcome]:
     """Run one job in the guest of index 0."""
 
-    def run(job: str, limit: float = 150) -> machine.Outcome:
+    def run(job: str, limit: float = 150, again: bool = True) -> machine.Outcome:
+        try:
+            return once(job, limit)
+        except machine.GuestDied:
+            if not again:
+                raise
+            return run(job, limit, again=False)
+
+    def once(job: str, limit: float) -> machine.Outcome:
         with machine.machine(0, state=states(0)) as host:
             machine.start(host, ". /host/gpus.sh\n" + job, FILES)
             return host.wait(limit)

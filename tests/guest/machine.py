@@ -89,6 +89,10 @@ def command_line(folder: Path, index: int, scratch: Path, link: str | None) -> l
     return [*arguments, "-append", f"{APPEND} epbox.node={index}"]
 
 
+class GuestDied(GuestError):
+    """The emulator ended before the job did: no verdict on the job, so it may be tried once more."""
+
+
 class Machine:
     """A running QEMU process with its control sockets; always used through `machine()`."""
 
@@ -100,7 +104,10 @@ class Machine:
 
     def console(self, characters: int = 4000) -> str:
         """The end of the guest's console and of QEMU's own messages."""
-        texts = [path.read_text(errors="replace")[-characters:] for name in ("qemu", "console") if (path := self.scratch / name).exists()]
+        ended = [f"QEMU ended with {self.process.returncode}"] if self.process.poll() is not None else []
+        texts = ended + [
+            path.read_text(errors="replace")[-characters:] for name in ("qemu", "console") if (path := self.scratch / name).exists()
+        ]
         return "\n".join(texts)
 
     def _connect(self, name: str, limit: float = 20) -> socket.socket:
@@ -158,7 +165,7 @@ class Machine:
             partial = (share / "output").read_text(errors="replace")[-1500:] if (share / "output").exists() else ""
             raise GuestError(f"the job did not end within {limit:.0f} s; output: {partial}; console: {self.console()}") from None
         if not (share / "code").exists():
-            raise GuestError(f"the guest ended without a result: {self.console()}")
+            raise GuestDied(f"the guest ended without a result: {self.console()}")
         return Outcome(int((share / "code").read_text()), (share / "output").read_text(errors="replace"), share)
 
 
@@ -199,6 +206,15 @@ def saved_state(index: int) -> Path:
     path = assets.state_folder() / f"state-{index}-{key}"
     if path.exists():
         return path
+    try:
+        _boot_and_save(index, path)
+    except GuestError:
+        # Emulators die now and then; a guest that cannot boot fails twice.
+        _boot_and_save(index, path)
+    return path
+
+
+def _boot_and_save(index: int, path: Path) -> None:
     with machine(index) as guest:
         guest.wait_ready(180)
         guest.qmp("stop")
@@ -210,7 +226,6 @@ def saved_state(index: int) -> Path:
                 raise GuestError(f"saving the guest's state: {status}")
             time.sleep(0.1)
         os.replace(partial, path)
-    return path
 
 
 def start(guest: Machine, job: str, files: dict[str, Path] | None = None) -> None:
