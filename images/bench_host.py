@@ -114,15 +114,22 @@ def _node(image: Image | None, options: BenchOptions, rank: int, out: Path, gpus
 
 def _watch(nodes: Sequence[Node]) -> int:
     """Stream every node's lines and return the first failure's exit code; when one node fails the others get a grace, then TERM."""
+    import docker
+    import requests
+
     codes: dict[int, int] = {}
     finished = threading.Condition()
+    over = threading.Event()
 
     def follow(index: int, node: Node) -> None:
-        code = 10
+        code = EngineError.exit_code
         try:
             for line in node.lines():
                 _print(index, line)
             code = node.wait()
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            if not over.is_set():  # after Ctrl-C the containers are removed under this thread's hands
+                say(f"bench: the engine lost node {index}: {getattr(error, 'explanation', None) or error}")
         finally:
             with finished:
                 codes[index] = code
@@ -131,16 +138,19 @@ def _watch(nodes: Sequence[Node]) -> int:
     for index, node in enumerate(nodes):
         threading.Thread(target=follow, args=(index, node), daemon=True).start()
     deadline = None
-    with finished:
-        while len(codes) < len(nodes):
-            finished.wait(0.5)
-            if deadline is None and any(codes.values()):
-                deadline = time.monotonic() + _GRACE_SECONDS
-            if deadline is not None and time.monotonic() > deadline:
-                for index, node in enumerate(nodes):
-                    if index not in codes:
-                        node.stop()
-                deadline = float("inf")
+    try:
+        with finished:
+            while len(codes) < len(nodes):
+                finished.wait(0.5)
+                if deadline is None and any(codes.values()):
+                    deadline = time.monotonic() + _GRACE_SECONDS
+                if deadline is not None and time.monotonic() > deadline:
+                    for index, node in enumerate(nodes):
+                        if index not in codes:
+                            node.stop()
+                    deadline = float("inf")
+    finally:
+        over.set()
     # The node that failed first knows the cause; the others only lost it.
     return next((code for code in codes.values() if code), 0)
 

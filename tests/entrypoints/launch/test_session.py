@@ -1,6 +1,7 @@
 """Nodes that meet over TCP on this host: late, twice, strange, silent or dying ones."""
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from entrypoints.errors import EPBoxError, RankFailed, TimedOut, UsageError
 from entrypoints.launch import session as session_module
 from entrypoints.launch.rendezvous import Rendezvous, Session, exchange
+from entrypoints.launch.wire import Wire, WireClosed
 from tests.entrypoints.launch.conftest import Supervised, marked, wait_for
 
 Value = dict[str, Any]
@@ -252,3 +254,29 @@ def test_silence_of_all_nodes_is_a_hang(supervised: Supervised, port: int) -> No
     outcomes = [json.loads(run.communicate(timeout=40)[0]) for run in fleet(supervised, port, [IDLE, speaks], timeout_s=2.0)]
     assert [each["exit_code"] for each in outcomes] == [5, 5], outcomes
     assert all("no output of any rank for 2 s" in each["cause"] for each in outcomes)
+
+
+def test_last_words_are_read_even_from_a_node_that_reset_the_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = Wire(socket.create_connection(server.getsockname()))
+        theirs, _ = server.accept()
+    theirs.sendall(b'{"abort": "why"}\n')
+    ours.send({"never": "read"})
+    wait_for(lambda: bool(select.select([theirs], [], [], 0)[0]))
+    theirs.close()  # with data unread: the kernel answers by a reset
+    wait_for(lambda: not ours.alive())
+    assert ours.receive(time.monotonic() + 5) == {"abort": "why"}
+    with pytest.raises(WireClosed):
+        ours.receive(time.monotonic() + 5)
+    ours.close()
+
+
+def test_closing_with_unread_data_does_not_reset_the_other_side() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = Wire(socket.create_connection(server.getsockname()))
+        theirs, _ = server.accept()
+    theirs.sendall(b'{"unread": 1}\n')
+    wait_for(lambda: bool(select.select([ours], [], [], 0)[0]))
+    ours.close()
+    assert theirs.recv(1) == b""  # an orderly end, no ECONNRESET
+    theirs.close()
