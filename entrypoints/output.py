@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def emit_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
+def emit_json(value: Any, one_line: bool = False) -> None:
+    """Print one JSON document on stdout; in one line for readers of logs, such as those of Kubernetes."""
     import json
 
     # In one piece: an unbuffered stdout (as in containers) would get a system call for every token.
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=None if one_line else 2) + "\n")
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from entrypoints.bench import ablate, doctor, document, gate, identity, show
+from entrypoints.bench import ablate, doctor, document, gate, identity, show, termination
 from entrypoints.bench.launching import NodeRun, commands, launch
 from entrypoints.bench.outdir import open_folder
 from entrypoints.bench.setup import Job, make_job, rank_python
@@ -131,8 +131,9 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
     for finding in [each for each in findings if each["severity"] == "fatal"][:1]:
         say(f"likely cause: {finding['cause']}; {finding['remedy']}")
     say(f"result: {folder / _name(job, 'result', 'json')}")
-    if job.args.format == "json":
-        emit_json(whole)
+    termination.leave(("FAILED: " if code else "OK: ") + verdict)
+    if job.args.format != "table":
+        emit_json(whole, one_line=job.args.format == "jsonl")
     return code
 
 
@@ -169,10 +170,9 @@ def dry_run(job: Job) -> int:
         }
         for command in commands(job)
     ]
-    if job.args.format == "json":
-        emit_json(
-            {"workload": job.prepared.workload, "why": job.why, "shape": job.prepared.shape, "plan": job.plan.to_json(), "ranks": ranks}
-        )
+    if job.args.format != "table":
+        whole = {"workload": job.prepared.workload, "why": job.why, "shape": job.prepared.shape, "plan": job.plan.to_json(), "ranks": ranks}
+        emit_json(whole, one_line=job.args.format == "jsonl")
         return 0
     say(f"{job.prepared.workload} ({job.why}); shape {json.dumps(job.prepared.shape)}")
     for text in (*job.plan.warnings, *job.prepared.notes):

@@ -47,6 +47,9 @@ def configure(parser: ArgumentParser) -> None:
     gate.add_argument("--min-ratio", type=float, metavar="X", help="least ratio to the published reference of this test and shape")
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, metavar="DIR", help="result folder (default: results/<UTC time>)")
-    out.add_argument("--format", choices=("table", "json"), default="table", help="table on stderr, or result.json on stdout as well")
+    formats = ("table", "json", "jsonl")
+    out.add_argument(
+        "--format", choices=formats, default="table", help="table on stderr, or result.json on stdout as well (jsonl: in one line)"
+    )
     out.add_argument("--quiet", action="store_true", help="keep the ranks' output to the logs")
     parser.add_argument("arguments", nargs=REMAINDER, metavar="-- ARGUMENTS", help="passed to the test as they are")

@@ -10,6 +10,12 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from entrypoints.bench import termination
     from entrypoints.bench.flow import bench
+    from entrypoints.errors import EPBoxError
 
-    return bench(args)
+    try:
+        return bench(args)
+    except EPBoxError as error:
+        termination.leave(f"epbox bench: {error}")
+        raise
