@@ -88,33 +88,44 @@ def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> 
             sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
 
 
-@task(help={"recipe": RECIPE, "update": "resolve everything again, also when the lock fits"})
-def lock(c: Context, recipe: str = "", update: bool = False) -> None:
+@task(
+    iterable=["source"],
+    help={
+        "recipe": RECIPE,
+        "update": "resolve everything again, also when the lock fits",
+        "source": "NAME=PATH: local repository to read the pinned commit from (repeatable)",
+    },
+)
+def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] | None = None) -> None:
     """Resolve all that a recipe pulls (packages, wheels, commits) and write images/locks/RECIPE/lock.json."""
-    from images import build, resolve
+    from images import build, resolve, sources
     from images.recipe import load_recipe
 
     with exit_code("lock"):
-        print(resolve.write(load_recipe(recipe or build.default_recipe()), update))
+        what = load_recipe(recipe or build.default_recipe())
+        print(resolve.write(what, update, repositories=sources.parse(source or (), what)))
 
 
 @task(
+    iterable=["source"],
     help={
         "recipe": "build this recipe twice without cache, as differently as this host can, and compare",
-        "image": "check this image against its lock, labels and packages instead",
+        "image": "check this image against its lock, labels and packages; with --recipe: build once and compare with it",
+        "source": "NAME=PATH: repository or tarball that holds the pinned commit (repeatable)",
         "engine": "auto or docker",
         "oci": "keep the verified image as OCI layout archive",
     },
 )
-def verify(c: Context, recipe: str = "", image: str = "", engine: str = "auto", oci: str = "") -> None:
+def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | None = None, engine: str = "auto", oci: str = "") -> None:
     """Prove that a recipe builds the same bytes twice (exit 6 when not), or that an image is what its lock says."""
     from images import build, verify
 
     with exit_code("verify"):
-        if image:
+        if image and not recipe:
             print("\n".join(f"PASS  {line}" for line in verify.verify_image(image, engine)))
         else:
-            print(verify.verify_recipe(recipe or build.default_recipe(), engine, Path(oci) if oci else None).text())
+            keep = Path(oci) if oci else None
+            print(verify.verify_recipe(recipe or build.default_recipe(), engine, keep, tuple(source or ()), image or None).text())
 
 
 @task(

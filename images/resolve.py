@@ -9,23 +9,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from entrypoints.errors import EngineError
+from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say, write_atomically
 
 from . import base, debian, lock, wheels
 from .recipe import Recipe
-from .sources import commits
+from .sources import commits, git
 
 
-def write(recipe: Recipe, update: bool = False, folder: Path = lock.LOCKS) -> Path:
-    """Write the recipe's lock.json. Without `update` a lock that fits the recipe stays as it is. Nothing is written when a part fails."""
+def write(recipe: Recipe, update: bool = False, folder: Path = lock.LOCKS, repositories: Mapping[str, Path] | None = None) -> Path:
+    """Write the recipe's lock.json. Without `update` a lock that fits the recipe stays as it is. Nothing is written when a part fails.
+
+    `repositories` are local ones to read commits from instead of their url.
+    """
     path = folder / recipe.name / "lock.json"
     if path.exists() and not update and _fits(recipe, folder):
         say(f"{path.name} of {recipe.name} fits the recipe; --update resolves it again")
         return path
     if update or any(not (path.parent / name).exists() for name in wheels.requirements(recipe)):
         wheels.compile_locks(recipe, folder)
-    document = resolve(recipe, folder)
+    document = resolve(recipe, folder, repositories)
     write_atomically(path, lock.text(document))
     count = len(document["base_packages"]) + sum(map(len, document["packages"].values()))
     say(f"locked {recipe.name}: {count} Debian packages, {len(document['wheels'])} wheel lists, {len(document['git'])} commits")
@@ -33,12 +36,12 @@ def write(recipe: Recipe, update: bool = False, folder: Path = lock.LOCKS) -> Pa
     return path
 
 
-def resolve(recipe: Recipe, folder: Path = lock.LOCKS) -> dict[str, Any]:
+def resolve(recipe: Recipe, folder: Path = lock.LOCKS, repositories: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """The lock as document: Debian packages over a base bootstrapped now, wheel lists, commits and tools."""
     document: dict[str, Any] = {"schema": lock.SCHEMA, "recipe": recipe.name, "asked": lock.asked(recipe)}
     document |= {
         "wheels": lock.wheel_files(recipe, folder),
-        "git": _commits(recipe),
+        "git": _commits(recipe, repositories or {}),
         "tools": _tools(),
         "packages": {},
         "base_packages": {},
@@ -88,11 +91,23 @@ def _fits(recipe: Recipe, folder: Path) -> bool:
     return True
 
 
-def _commits(recipe: Recipe) -> dict[str, dict[str, str | None]]:
+def _commits(recipe: Recipe, repositories: Mapping[str, Path]) -> dict[str, dict[str, str | None]]:
     parts = {"deepep": recipe.deepep, "nvshmem": recipe.nvshmem}
     urls = {name: getattr(part, "url", None) for name, part in parts.items()}
     urls["fmt"] = recipe.deepep.fmt_url if recipe.deepep else None
-    return {name: {"url": urls[name], "commit": commit, "tree": _tree(str(urls[name]), commit)} for name, commit in commits(recipe).items()}
+    found = {}
+    for name, commit in commits(recipe).items():
+        tree = _local_tree(repositories[name], commit) if name in repositories else _tree(str(urls[name]), commit)
+        found[name] = {"url": urls[name], "commit": commit, "tree": tree}
+    return found
+
+
+def _local_tree(repository: Path, commit: str) -> str:
+    """The tree hash of a commit in a repository of this host."""
+    done = git(repository, "rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}")
+    if done.returncode != 0:
+        raise UsageError(f"is no git repository that contains commit {commit}", where=str(repository))
+    return done.stdout.strip()
 
 
 def _tree(url: str, commit: str) -> str | None:
@@ -101,10 +116,9 @@ def _tree(url: str, commit: str) -> str | None:
         subprocess.run(["git", "init", "--quiet", "--bare", work], check=True)
         fetch = ["git", "-C", work, "fetch", "--quiet", "--depth", "1", "--filter=tree:0", url, commit]
         if subprocess.run(fetch, capture_output=True, timeout=300).returncode != 0:
-            say(f"warning: {url} does not answer: commit {commit[:12]} is locked without its tree hash")
+            say(f"warning: {url} does not answer: commit {commit[:12]} is locked without its tree hash; name a copy with --source")
             return None
-        shown = subprocess.run(["git", "-C", work, "show", "--no-patch", "--format=%T", commit], capture_output=True, text=True)
-        return shown.stdout.strip() or None
+        return _local_tree(Path(work), commit)
 
 
 def _tools() -> Mapping[str, str]:

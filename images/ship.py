@@ -46,15 +46,15 @@ def export(where: Engine, image: str, path: Path, name: str) -> oci.Layout:
             with raw.open("wb") as stream:
                 for block in held.save(chunk_size=1 << 20):
                     stream.write(block)
-            return oci.normalise(raw, path, _created(held.labels), name)
+            return oci.normalise(raw, path, created(held.labels), name)
     except docker.errors.ImageNotFound:
         raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
     except (OSError, docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(f"cannot write the archive: {error}", where=str(path)) from None
 
 
-def _created(labels: Mapping[str, str]) -> int:
-    """The time that the image says it has, so that its digest does not depend on when it is exported."""
+def created(labels: Mapping[str, str]) -> int:
+    """The time in UTC seconds that the image says it has, so that its digest does not depend on when it is exported."""
     try:
         return int(datetime.fromisoformat(labels["org.opencontainers.image.created"].replace("Z", "+00:00")).timestamp())
     except (KeyError, ValueError):

@@ -45,13 +45,13 @@ def archive(name: str, path: Path, commit: str, target: Path) -> None:
         _from_tarball(name, path, commit, target)
         return
     where = f"--source {name}={path}"
-    if _git(path, "rev-parse", "--git-dir").returncode != 0:
+    if git(path, "rev-parse", "--git-dir").returncode != 0:
         raise UsageError("is no git repository and no tarball", where=where, hint="a checkout, a bare repository, or `git archive` output")
-    if _git(path, "cat-file", "-e", f"{commit}^{{commit}}").returncode != 0:
+    if git(path, "cat-file", "-e", f"{commit}^{{commit}}").returncode != 0:
         raise UsageError(f"does not contain the pinned commit {commit}", where=where, hint="fetch it there, or change the recipe")
-    if _git(path, "rev-parse", "--is-inside-work-tree").stdout.strip() == "true" and _git(path, "status", "--porcelain").stdout.strip():
+    if git(path, "rev-parse", "--is-inside-work-tree").stdout.strip() == "true" and git(path, "status", "--porcelain").stdout.strip():
         raise UsageError("has uncommitted changes, which would not be built", where=where, hint="commit or remove them")
-    done = _git(path, "archive", "--format=tar", f"--output={target}", commit)
+    done = git(path, "archive", "--format=tar", f"--output={target}", commit)
     if done.returncode != 0:
         raise UsageError(f"git archive failed: {done.stderr.strip()}", where=where)
 
@@ -73,6 +73,7 @@ def _from_tarball(name: str, path: Path, commit: str, target: Path) -> None:
         shutil.copyfileobj(source_stream, target_stream)
 
 
-def _git(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def git(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Ask a local repository."""
     # safe.directory: the repository may belong to another user, and is only read.
     return subprocess.run(["git", "-c", "safe.directory=*", "-C", str(path), *arguments], capture_output=True, text=True)

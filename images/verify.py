@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from typing import Any
 from entrypoints.errors import EngineError, WrongNumbers
 from entrypoints.output import say
 
-from . import build, compare, debian, engine, lock, oci, ship
+from . import build, compare, debian, engine, lock, oci, ship, sources
 from .recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -32,39 +32,70 @@ class Verdict:
     digest: str
     engine: str
     lock: str
+    image: str | None = None  # what one build was compared with, when not with a second one
 
     def text(self) -> str:
         """What a user reads on stdout; the digest stands alone on the first line."""
-        return f"{self.digest}\n{self.level}: two builds of {self.recipe} are equal to the bit, by {self.engine}, lock {self.lock}"
+        equal = f"{self.image} and a new build of {self.recipe}" if self.image else f"two builds of {self.recipe}"
+        return f"{self.digest}\n{self.level}: {equal} are equal to the bit, by {self.engine}, lock {self.lock}"
 
 
-def verify_recipe(name: str, engine_choice: str = "auto", keep: Path | None = None) -> Verdict:
-    """Build twice without cache and compare. WrongNumbers (exit 6) names the first difference."""
+def verify_recipe(
+    name: str, engine_choice: str = "auto", keep: Path | None = None, source: Sequence[str] = (), image: str | None = None
+) -> Verdict:
+    """Build twice without cache, or once when there is an `image` to compare with. WrongNumbers (exit 6) names the first difference."""
     what = load_recipe(name)
+    sources.parse(source, what)
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-verify-") as folder:
         layouts = []
-        identity = {"EPBOX_REVISION": build.revision()[0], "SOURCE_DATE_EPOCH": str(build.epoch())}
+        identity: Mapping[str, str] = {"EPBOX_REVISION": build.revision()[0], "SOURCE_DATE_EPOCH": str(build.epoch())}
         copies = {1: Path(folder, "checkout"), 2: Path(folder, "another", "place")}
+        if image:
+            del copies[1]
+            identity = _identity_of(where, image, identity)
+            layouts.append(ship.export(where, image, Path(folder, "1.tar"), f"epbox:{name}"))
+            say(f"{image}: {layouts[-1].digest}")
         for copy in copies.values():  # both now: somebody may edit the checkout meanwhile
             _copy_checkout(copy)
         for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
             say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if number == 2 else ""))
-            _build(what, tag, where, copy, identity, varied=number == 2)
+            _build(what, tag, where, copy, identity, [absolute(word) for word in source], varied=number == 2)
             layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
             say(f"build {number}: {layouts[-1].digest}")
         difference = compare.first_difference(*layouts)
         if difference:
             place = f"layer {difference.layer}, /{difference.path}" if difference.path else f"layer {difference.layer}"
             say(difference.diff or "(no text difference to show)")
-            raise WrongNumbers(f"two builds of {name} differ: {difference.what}", where=place, hint=f"engine {where.version}")
+            pair = f"{image} and a new build of {name}" if image else f"two builds of {name}"
+            raise WrongNumbers(f"{pair} differ: {difference.what}", where=place, hint=f"engine {where.version}")
         if keep:
             shutil.copyfile(layouts[0].path, keep)
-    for number in (1, 2):
+    for number in copies:
         where.client().images.remove(f"epbox-verify:{name}-{number}", force=True)
     kind = f"Docker {where.version}" + (" (private engine)" if where.private else "")
-    return Verdict(name, "L2", layouts[0].digest, kind, lock.digest(lock.load(what)))
+    return Verdict(name, "L2", layouts[0].digest, kind, lock.digest(lock.load(what)), image)
+
+
+def absolute(word: str) -> str:
+    """NAME=PATH with a path that means the same from any folder."""
+    name, _, path = word.partition("=")
+    return f"{name}={Path(path).resolve()}"
+
+
+def _identity_of(where: engine.Engine, image: str, here: Mapping[str, str]) -> Mapping[str, str]:
+    """Commit and time that an image says it has; a new build must say the same to be the same."""
+    import docker
+
+    try:
+        labels: Mapping[str, str] = where.client().images.get(image).labels
+    except docker.errors.ImageNotFound:
+        raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
+    commit = labels.get("org.opencontainers.image.revision", "unknown")
+    if commit != here["EPBOX_REVISION"]:
+        say(f"warning: {image} was built from commit {commit}, this checkout is {here['EPBOX_REVISION']}")
+    return {"EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(ship.created(labels))}
 
 
 def verify_image(name: str, engine_choice: str = "auto") -> list[str]:
@@ -123,16 +154,19 @@ def _copy_checkout(target: Path) -> None:
     (target / "tmp").mkdir()
 
 
-def _build(what: Recipe, tag: str, where: engine.Engine, copy: Path, identity: Mapping[str, str], varied: bool) -> None:
+def _build(
+    what: Recipe, tag: str, where: engine.Engine, copy: Path, identity: Mapping[str, str], source: Sequence[str], varied: bool
+) -> None:
     """One build from `copy`, in a process of its own; `varied`: with a fresh base, in an environment that differs."""
     environment = {**where.environment(), **identity, "TMPDIR": str(copy / "tmp")}
     code = (
         "import sys; from images.build import BuildOptions, build; from entrypoints.errors import EPBoxError\n"
-        "try: build(BuildOptions(sys.argv[1], tag=sys.argv[2], no_cache=True, fresh_base=sys.argv[3] == '1', locked=sys.argv[4] == '1'))\n"
+        "name, tag, fresh, locked, *source = sys.argv[1:]\n"
+        "try: build(BuildOptions(name, source, tag=tag, no_cache=True, fresh_base=fresh == '1', locked=locked == '1'))\n"
         "except EPBoxError as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
     )
     locked = lock.load(what) is not None
-    command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked))]
+    command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked)), *source]
     if varied:
         environment |= {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
         # The base is bootstrapped by this process, so its host name and CPUs take part.

@@ -5,11 +5,12 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from entrypoints.errors import WrongNumbers
+from entrypoints.errors import UsageError, WrongNumbers
 from images import engine, lock, oci, recipe, sbom, ship, verify
 
 EPOCH = 1_700_000_000
@@ -90,26 +91,62 @@ def test_drift_and_a_missing_lock_are_refused(check: Any, honest: Any) -> None:
         check({"a": b""}, {"epbox.recipe": "cpu", "epbox.lock": "none"})
 
 
-@pytest.mark.parametrize("second", [b"same\n", b"other\n"])
-def test_two_builds_give_one_digest_or_the_differing_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], second: bytes
-) -> None:
-    contents = iter([b"same\n", second])
+LABELS = {"org.opencontainers.image.revision": "abc", "org.opencontainers.image.created": "2026-01-02T00:00:00Z"}
 
-    class Client:
-        images = type("", (), {"remove": staticmethod(lambda name, force: None)})
 
-    monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
-    monkeypatch.setattr(engine.Engine, "client", lambda self: Client())
-    monkeypatch.setattr(verify, "_build", lambda *words, **options: None)
-    monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, {"etc/x": next(contents)}, {}))
-    if second == b"same\n":
-        verdict = verify.verify_recipe("cpu")
-        assert verdict.level == "L2" and verdict.text().startswith("sha256:") and "private engine" in verdict.engine
-    else:
-        with pytest.raises(WrongNumbers, match="layer 0, /etc/x: two builds of cpu differ: content differs"):
-            verify.verify_recipe("cpu")
-        assert "-same" in capsys.readouterr().err
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine whose builds hold these contents; what each build was told is returned."""
+
+    def make(*contents: bytes) -> list[tuple[Any, ...]]:
+        told: list[tuple[Any, ...]] = []
+        rest = iter(contents)
+
+        class Client:
+            images = type(
+                "", (), {"remove": staticmethod(lambda name, force: None), "get": staticmethod(lambda name: SimpleNamespace(labels=LABELS))}
+            )
+
+        monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
+        monkeypatch.setattr(engine.Engine, "client", lambda self: Client())
+        monkeypatch.setattr(verify, "_build", lambda *words, varied: told.append((*words[3:], varied)))
+        monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, {"etc/x": next(rest)}, {}))
+        return told
+
+    return make
+
+
+def test_two_equal_builds_give_one_digest(builds: Any) -> None:
+    told = builds(b"same\n", b"same\n")
+    verdict = verify.verify_recipe("cpu")
+    assert verdict.level == "L2" and verdict.text().startswith("sha256:") and "private engine" in verdict.engine
+    assert "two builds of cpu are equal" in verdict.text()
+    assert [words[-1] for words in told] == [False, True] and told[0][0] != told[1][0]
+
+
+def test_two_builds_that_differ_name_the_file(builds: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    builds(b"same\n", b"other\n")
+    with pytest.raises(WrongNumbers, match="layer 0, /etc/x: two builds of cpu differ: content differs"):
+        verify.verify_recipe("cpu")
+    assert "-same" in capsys.readouterr().err
+
+
+def test_an_image_is_compared_with_one_new_build_of_its_own_commit_and_time(builds: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = builds(b"same\n", b"same\n")
+    assert "epbox:mine and a new build of cpu are equal" in verify.verify_recipe("cpu", image="epbox:mine").text()
+    (only,) = told
+    assert only[1] == {"EPBOX_REVISION": "abc", "SOURCE_DATE_EPOCH": "1767312000"} and only[-1] is True
+    assert "was built from commit abc" in capsys.readouterr().err
+
+
+def test_sources_reach_the_builds_as_absolute_paths(builds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = builds(b"a", b"a")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    verify.verify_recipe("deepep-v1", source=("deepep=here",))
+    assert [words[2] for words in told] == [[f"deepep={tmp_path}/here"]] * 2
+    with pytest.raises(UsageError, match="does not exist"):
+        verify.verify_recipe("deepep-v1", source=("deepep=absent",))
 
 
 def test_what_is_compiled_from_source_is_in_both_sboms() -> None:
