@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from images import recipe, render, wheels
+from images import lock, recipe, render, wheels
 
 GOLDEN = Path("tests/golden/dockerfile")
 NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
@@ -14,11 +14,23 @@ NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_dockerfile_is_the_golden_one(name: str) -> None:
-    text = render.render_dockerfile(recipe.load_recipe(name))
+    what = recipe.load_recipe(name)
+    text = render.render_dockerfile(what, lock.load(what))
     golden = GOLDEN / f"{name}.Dockerfile"
     if os.environ.get("EPBOX_UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lock_holds_every_input_by_hash(name: str) -> None:
+    what = recipe.load_recipe(name)
+    document = lock.load(what)
+    assert document is not None
+    assert document["wheels"] and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in document["wheels"].values())
+    assert document["git"] and all(re.fullmatch(r"[0-9a-f]{40}", each[key]) for each in document["git"].values() for key in ("commit", "tree"))
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", document["base"]["digest"])
+    assert bool(document["packages"]) == (what.base.kind == "debian")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,18 +10,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/build.txt,target=/run/locks/debian/build.txt \
     --mount=type=cache,id=epbox-apt-None,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-None,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        cmake \
-        g++ \
-        git \
-        libibverbs-dev \
-        ninja-build \
-        python3-dev \
-        python3-pip \
-        python3-setuptools
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/build.txt
 FROM toolchain AS nvshmem-source
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
@@ -120,18 +115,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/runtime.txt,target=/run/locks/debian/runtime.txt \
     --mount=type=cache,id=epbox-apt-None,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-None,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        ibverbs-providers \
-        ibverbs-utils \
-        infiniband-diags \
-        numactl \
-        perftest \
-        python3 \
-        python3-psutil \
-        rdma-core
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/runtime.txt
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
     --mount=type=bind,source=steps/torch-trim.sh,target=/run/steps/torch-trim.sh \
@@ -178,6 +168,7 @@ ARG EPBOX_VERSION=0
 ARG EPBOX_REVISION=unknown
 ARG EPBOX_CREATED=1970-01-01T00:00:00Z
 ARG EPBOX_BASE_DIGEST=unknown
+ARG EPBOX_LOCK_DRIFT=none
 LABEL org.opencontainers.image.title="EPBox deepep-v1-cuda12" \
       org.opencontainers.image.description="DeepEP V1 on CUDA 12.8 with NVSHMEM 3.4.5 (IBGDA) from source, its own tests, and EPBox to bind, check and measure" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -187,4 +178,5 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1-cuda12" \
       org.opencontainers.image.base.name="nvidia/cuda:12.8.1-devel-ubuntu24.04@sha256:520292dbb4f755fd360766059e62956e9379485d9e073bbd2f6e3c20c270ed66" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1-cuda12" \
-      epbox.lock="none"
+      epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
+      epbox.lock="sha256:8d65e10b1b629ae1d1969190bbc5fcd8d120e6db599a49b6f09ce09573599121"

@@ -1,5 +1,5 @@
 # Rendered from the recipe deepep-v1-wheel. Edit images/recipes/ or templates/dockerfile/ instead of this file.
-FROM epbox-base:trixie-d83053c06901 AS base
+FROM epbox-base:trixie-6c0b415d996c AS base
 
 FROM base AS toolchain
 RUN --mount=type=tmpfs,target=/run \
@@ -10,18 +10,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/build.txt,target=/run/locks/debian/build.txt \
     --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        cmake \
-        g++ \
-        git \
-        libibverbs-dev \
-        ninja-build \
-        python3-dev \
-        python3-pip \
-        python3-setuptools
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/build.txt
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
     --mount=type=secret,id=host.env,target=/run/secrets/host.env \
@@ -106,18 +101,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/runtime.txt,target=/run/locks/debian/runtime.txt \
     --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        ibverbs-providers \
-        ibverbs-utils \
-        infiniband-diags \
-        numactl \
-        perftest \
-        python3 \
-        python3-psutil \
-        rdma-core
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/runtime.txt
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
     --mount=type=bind,source=steps/torch-trim.sh,target=/run/steps/torch-trim.sh \
@@ -156,13 +146,15 @@ ARG EPBOX_VERSION=0
 ARG EPBOX_REVISION=unknown
 ARG EPBOX_CREATED=1970-01-01T00:00:00Z
 ARG EPBOX_BASE_DIGEST=unknown
+ARG EPBOX_LOCK_DRIFT=none
 LABEL org.opencontainers.image.title="EPBox deepep-v1-wheel" \
       org.opencontainers.image.description="DeepEP V1 with NVSHMEM 3.4.5 (IBGDA) from its wheel, its own tests, and EPBox to bind, check and measure" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${EPBOX_VERSION}" \
       org.opencontainers.image.revision="${EPBOX_REVISION}" \
       org.opencontainers.image.created="${EPBOX_CREATED}" \
-      org.opencontainers.image.base.name="epbox-base:trixie-d83053c06901" \
+      org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1-wheel" \
-      epbox.lock="none"
+      epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
+      epbox.lock="sha256:5218902ef228a86eaf1e0919a24c76e6b6beecfa08838519308309abb6300a18"

@@ -1,5 +1,5 @@
 # Rendered from the recipe deepep-v2. Edit images/recipes/ or templates/dockerfile/ instead of this file.
-FROM epbox-base:trixie-d83053c06901 AS base
+FROM epbox-base:trixie-6c0b415d996c AS base
 
 FROM base AS toolchain
 RUN --mount=type=tmpfs,target=/run \
@@ -10,18 +10,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/build.txt,target=/run/locks/debian/build.txt \
     --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        cmake \
-        g++ \
-        git \
-        libibverbs-dev \
-        ninja-build \
-        python3-dev \
-        python3-pip \
-        python3-setuptools
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/build.txt
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
     --mount=type=secret,id=host.env,target=/run/secrets/host.env \
@@ -126,20 +121,13 @@ RUN --mount=type=tmpfs,target=/run \
     --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
     --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
+    --mount=type=bind,source=locks/debian/runtime.txt,target=/run/locks/debian/runtime.txt \
     --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install.sh \
-        g++ \
-        ibverbs-providers \
-        ibverbs-utils \
-        infiniband-diags \
-        libibverbs-dev \
-        numactl \
-        perftest \
-        python3 \
-        python3-psutil \
-        rdma-core
+    sh /run/steps/apt-install-locked.sh \
+        /run/locks/debian/runtime.txt
 RUN --mount=type=tmpfs,target=/run \
     --mount=type=tmpfs,target=/tmp \
     --mount=type=bind,source=steps/torch-trim.sh,target=/run/steps/torch-trim.sh \
@@ -181,13 +169,15 @@ ARG EPBOX_VERSION=0
 ARG EPBOX_REVISION=unknown
 ARG EPBOX_CREATED=1970-01-01T00:00:00Z
 ARG EPBOX_BASE_DIGEST=unknown
+ARG EPBOX_LOCK_DRIFT=none
 LABEL org.opencontainers.image.title="EPBox deepep-v2" \
       org.opencontainers.image.description="DeepEP V2 with NCCL GIN, NVSHMEM 3.4.5 and the compiler its kernels need, its own tests, and EPBox to bind, check and measure" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${EPBOX_VERSION}" \
       org.opencontainers.image.revision="${EPBOX_REVISION}" \
       org.opencontainers.image.created="${EPBOX_CREATED}" \
-      org.opencontainers.image.base.name="epbox-base:trixie-d83053c06901" \
+      org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v2" \
-      epbox.lock="none"
+      epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
+      epbox.lock="sha256:3e6a6eeadeed8fc58b6d3f8828e53716c39f7477d86de21ed0a20a8dc6638e4d"
