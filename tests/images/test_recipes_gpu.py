@@ -28,7 +28,9 @@ def test_the_lock_holds_every_input_by_hash(name: str) -> None:
     document = lock.load(what)
     assert document is not None
     assert document["wheels"] and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in document["wheels"].values())
-    assert document["git"] and all(re.fullmatch(r"[0-9a-f]{40}", each[key]) for each in document["git"].values() for key in ("commit", "tree"))
+    assert document["git"] and all(
+        re.fullmatch(r"[0-9a-f]{40}", each[key]) for each in document["git"].values() for key in ("commit", "tree")
+    )
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", document["base"]["digest"])
     assert bool(document["packages"]) == (what.base.kind == "debian")
 
