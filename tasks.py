@@ -10,7 +10,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from entrypoints.errors import EPBoxError
+from entrypoints.errors import EPBoxError, UsageError
 
 RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"
 
@@ -326,6 +326,104 @@ def k8s_render(
             say(f"note: {note}")
 
 
+def words(c: Context, args: str) -> tuple[str, ...]:
+    """Words for `epbox bench`: those of --args and those after --."""
+    import shlex
+
+    try:
+        return (*shlex.split(args), *shlex.split(c.remainder))
+    except ValueError as error:
+        raise UsageError(str(error), where="--args", hint="quote it as a shell would") from None
+
+
+@task(
+    name="render",
+    auto_shortflags=False,
+    help={
+        "nodes": "how many nodes",
+        "image": "REPOSITORY@sha256:DIGEST, or an image file (.sqsh, .sif)",
+        "runtime": "pyxis, apptainer, podman-hpc, or none: a program of the nodes",
+        "gpus-per-node": "GPUs a node, 0 for none",
+        "gres": "in place of --gpus-per-node, such as gpu:h100:8",
+        "partition": "Slurm partition",
+        "account": "Slurm account",
+        "time": "limit, as sbatch takes it",
+        "job-name": "name of the job",
+        "sbatch": "more sbatch options, in quotes: '--qos=high --reservation=x'",
+        "exclusive": "whole nodes (default); --no-exclusive shares them",
+        "signal-seconds": "TERM comes this long before the limit",
+        "workload": "what bench runs (default auto)",
+        "out": "folder for results that all nodes share; the job's is below it",
+        "image-dir": "shared folder for the imported image (default: where sbatch is called)",
+        "mounts": "more mounts, comma-separated: /SOURCE[:/TARGET[:ro]]",
+        "devices": "device folders the container gets, comma-separated, or none",
+        "program": "with --runtime none: the command (default epbox)",
+        "master-port": "port of the rendezvous; the next one is used too",
+        "gate": "doctor on every node first (default); --no-gate leaves it out",
+        "allow-tag": "accept an image without a digest",
+        "args": "more options for `epbox bench`, in quotes; or after --",
+    },
+)
+def slurm_render(
+    c: Context,
+    nodes: int = 2,
+    image: str = "",
+    runtime: str = "pyxis",
+    gpus_per_node: int = 8,
+    gres: str = "",
+    partition: str = "",
+    account: str = "",
+    time: str = "00:30:00",
+    job_name: str = "epbox",
+    sbatch: str = "",
+    exclusive: bool = True,
+    signal_seconds: int = 60,
+    workload: str = "auto",
+    out: str = "results",
+    image_dir: str = "",
+    mounts: str = "",
+    devices: str = "/dev/infiniband",
+    program: str = "epbox",
+    master_port: int = 8361,
+    gate: bool = True,
+    allow_tag: bool = False,
+    args: str = "",
+) -> None:
+    """Write an sbatch script to stdout, notes to stderr."""
+    from entrypoints.output import say
+    from images import slurm
+
+    with exit_code("slurm.render"):
+        options = slurm.SlurmOptions(
+            nodes=nodes,
+            image=image,
+            runtime=runtime,
+            gpus_per_node=gpus_per_node,
+            gres=gres or None,
+            partition=partition or None,
+            account=account or None,
+            time=time,
+            job_name=job_name,
+            extra=tuple(sbatch.split()),
+            exclusive=exclusive,
+            signal_seconds=signal_seconds,
+            workload=workload,
+            arguments=words(c, args),
+            out=out,
+            image_dir=image_dir or None,
+            mounts=tuple(filter(None, mounts.split(","))),
+            devices=() if devices == "none" else tuple(filter(None, devices.split(","))),
+            program=program,
+            master_port=master_port,
+            gate=gate,
+            allow_tag=allow_tag,
+        )
+        sys.stdout.write(slurm.render(options))
+        for note in slurm.notes(options):
+            say(f"note: {note}")
+
+
 ns = Collection(build, render, lock, verify, sbom, bench, test, lint)
 ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
 ns.add_collection(Collection("k8s", k8s_render))
+ns.add_collection(Collection("slurm", slurm_render))
