@@ -1,14 +1,16 @@
 """bench --ablate: what each part of the binding is worth here. Arms take turns, so drift of the host hits all alike."""
 
+import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from entrypoints.bench.arms import arms, kept_variables
 from entrypoints.bench.launching import NodeRun, launch
+from entrypoints.bench.measured import figures, label
 from entrypoints.bench.setup import Job
-from entrypoints.binding import BindMode
+from entrypoints.frozen import replace
 from entrypoints.launch.session import Session
 from entrypoints.output import say, table
 from entrypoints.workloads.timing import quantile
@@ -17,63 +19,21 @@ from entrypoints.workloads.timing import quantile
 LEAST_RUNS = 3
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One setting: what is bound, and variables on top."""
-
-    name: str
-    bind: BindMode
-    env: dict[str, str] = field(default_factory=dict)
-
-
-def arms(job: Job) -> list[Arm]:
-    """none, nic, nic+cpu, nic+cpu+mem; and the 2025 Azure recipe (one HCA list for all ranks, NIC by PE) where HCAs exist."""
-    found = [
-        Arm("none", BindMode(False, False, False)),
-        Arm("nic", BindMode(True, False, False)),
-        Arm("nic+cpu", BindMode(True, True, False)),
-        Arm("nic+cpu+mem", BindMode(True, True, True)),
-    ]
-    rails = list(dict.fromkeys(f"{rank.hca}:{rank.port or 1}" for rank in job.plan.ranks if rank.hca))
-    if rails and job.workload.placement == "deepep-v1":
-        recipe = {"NVSHMEM_HCA_LIST": ",".join(rails), "NVSHMEM_ENABLE_NIC_PE_MAPPING": "1"}
-        found.append(Arm("shared list", BindMode(False, True, True), recipe))
-    return found
-
-
-def equal_arms(job: Job) -> dict[str, str]:
-    """Arms that cannot differ from the one before on this host, and why: what they differ by is chance."""
-    found = {}
-    if not any(rank.hca for rank in job.plan.ranks):
-        found["nic"] = "no HCA here, so nic equals none: their difference is chance, and smaller ones count as noise"
-    if len(job.topology.numa_nodes) < 2:
-        found["nic+cpu+mem"] = (
-            "one memory node here, so nic+cpu+mem equals nic+cpu: their difference is chance, and smaller ones count as noise"
-        )
-    return found
-
-
 def run(job: Job, folder: Path, session: Session) -> list[NodeRun]:
     """--runs rounds; each round goes through all arms, every second one backwards. The first failure ends it."""
     launches: list[NodeRun] = []
     every = arms(job)
+    for name in kept_variables(os.environ):
+        say(f"epbox bench: {name} is set by you and stays in every arm, none included")
     for number in range(job.args.runs):
         for arm in every if number % 2 == 0 else every[::-1]:
             say(f"epbox bench: round {number + 1} of {job.args.runs}, arm {arm.name}")
-            logs = folder / f"run-{number + 1}" / arm.name.replace(" ", "-")
-            launches.append(launch(job, arm.bind, logs, session, arm.name, arm.env))
+            logs = folder / f"run-{number + 1}" / arm.name
+            own = job if arm.plan is None else replace(job, plan=arm.plan)
+            launches.append(launch(own, arm.bind, logs, session, arm.name, arm.env))
             if launches[-1].exit_code:
                 return launches
     return launches
-
-
-def _samples(run: dict[str, Any], best: dict[str, Any], key: str) -> tuple[float, float, float]:
-    """(bandwidth, low, high) of one run: the quartiles of its repeats where it tells them."""
-    value = float(best[key])
-    spread = best.get("us")
-    if not spread or not spread.get("median"):
-        return value, value, value
-    return value, value * spread["median"] / spread["p75"], value * spread["median"] / spread["p25"]
 
 
 def compare(document: dict[str, Any], equal: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -85,45 +45,49 @@ def compare(document: dict[str, Any], equal: Collection[str] = ()) -> list[dict[
     runs leave it undecided (null): whole runs differ by more than the repeats inside one show.
     """
     several = document["shape"]["nodes"] > 1
-    key = "rdma_gbps" if several else "nvl_gbps"
+    measured = [(run["arm"], figures(run, several)) for run in document["runs"]]
+    operations = dict.fromkeys((each.op, each.dtype) for _, found in measured for each in found)
     rows: list[dict[str, Any]] = []
     before: dict[tuple[str, str | None], dict[str, Any]] = {}
+    first: dict[tuple[str, str | None], dict[str, Any]] = {}
     for arm in dict.fromkeys(run["arm"] for run in document["runs"]):
-        for op, dtype in _operations(document["runs"]):
-            samples = [
-                _samples(run, best, key)
-                for run in document["runs"]
-                for best in run.get("best", ())
-                if run["arm"] == arm and (best["op"], best.get("dtype")) == (op, dtype) and best.get(key) is not None
-            ]
+        for op, dtype in operations:
+            samples = [each for name, found in measured if name == arm for each in found if (each.op, each.dtype) == (op, dtype)]
             if not samples:
                 continue
-            values = [value for value, _, _ in samples]
-            low = min(quantile(values, 0.25), median(low for _, low, _ in samples))
-            high = max(quantile(values, 0.75), median(high for _, _, high in samples))
+            values = [each.gbps for each in samples]
+            low = min(quantile(values, 0.25), median(each.low for each in samples))
+            high = max(quantile(values, 0.75), median(each.high for each in samples))
             row = {
                 "arm": arm,
                 "op": op,
                 "dtype": dtype,
+                "direction": samples[0].direction,
                 "median_gbps": median(values),
                 "low_gbps": low,
                 "high_gbps": high,
                 "runs": len(values),
             }
             row |= _change(row, before.get((op, dtype)))
+            row["against_none"] = _change(row, first.get((op, dtype)))
+            first.setdefault((op, dtype), row)
             before[op, dtype] = row
             rows.append(row)
     for row in rows:
-        chance = [
-            abs(r["change"]) for r in rows if r["arm"] in equal and r["op"] == row["op"] and r["dtype"] == row["dtype"] and r["change"]
-        ]
+        same = [r for r in rows if (r["op"], r["dtype"]) == (row["op"], row["dtype"])]
+        floor = max((abs(r["change"]) for r in same if r["arm"] in equal and r["change"]), default=0.0)
+        whole = row["against_none"]
         if row["noise"] is not None:
-            row["noise"] = row["noise"] or row["arm"] in equal or abs(row["change"]) <= max(chance, default=0.0)
-    return [{name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()} for row in rows]
+            row["noise"] = row["noise"] or row["arm"] in equal or abs(row["change"]) <= floor
+        if whole["noise"] is not None:
+            whole["noise"] = whole["noise"] or abs(whole["change"]) <= floor
+        row["floor"] = round(floor, 4) if equal else None
+    return [_rounded(row) for row in rows]
 
 
-def _operations(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str | None]]:
-    return list(dict.fromkeys((best["op"], best.get("dtype")) for run in runs for best in run.get("best", ())))
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    tidy = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: _rounded(value) if isinstance(value, dict) else value for name, value in tidy.items()}
 
 
 def _change(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -135,20 +99,44 @@ def _change(row: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any
     return {"change": difference / before["median_gbps"], "noise": abs(difference) <= spread if decided else None}
 
 
+def told(change: dict[str, Any]) -> str:
+    """A change in words: "+12.0%", "+12.0% noise", "+12.0% ?" for undecided, "-" for none."""
+    verdict = {True: " noise", False: "", None: " ?"}[change["noise"]]
+    return "-" if change["change"] is None else f"{change['change']:+.1%}{verdict}"
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """What the table comes to, in one sentence."""
+    real = [row for row in rows if row["noise"] is False]
+    if any(row["noise"] is None and row["change"] is not None for row in rows):
+        return f"fewer than {LEAST_RUNS} runs decide nothing"
+    if not real:
+        return "no arm differs from the one before by more than noise"
+    return "beyond noise: " + ", ".join(f"{row['arm']} {row['change']:+.0%} ({label(row)})" for row in real)
+
+
 def show(rows: Sequence[dict[str, Any]]) -> str:
     """The one table, and how to read it."""
-    lines = []
-    for row in rows:
-        change = row["change"]
-        verdict = {True: " noise", False: "", None: " ?"}[row["noise"]]
-        told = "-" if change is None else f"{change:+.1%}{verdict}"
-        label = f"{row['op']} {row['dtype'].upper()}" if row["dtype"] else row["op"]
-        lines.append(
-            [label, row["arm"], f"{row['median_gbps']:.3f}", f"{row['low_gbps']:.3f} .. {row['high_gbps']:.3f}", told, row["runs"]]
-        )
+    directions = " or ".join(dict.fromkeys(str(row["direction"]) for row in rows))
+    lines = [
+        [
+            label(row),
+            row["arm"],
+            f"{row['median_gbps']:.3f}",
+            f"{row['low_gbps']:.3f} .. {row['high_gbps']:.3f}",
+            told(row),
+            told(row["against_none"]),
+            row["runs"],
+        ]
+        for row in rows
+    ]
     order = list(dict.fromkeys(line[0] for line in lines))
     lines.sort(key=lambda line: order.index(line[0]))
-    head = ["operation", "arm", "median GB/s", "spread", "against the arm before", "runs"]
-    legend = "noise: the difference is not larger than the wider spread (p25 .. p75) of the two arms"
-    few = f"\n?: fewer than {LEAST_RUNS} runs decide nothing, use --runs" if any(row["runs"] < LEAST_RUNS for row in rows) else ""
-    return table(head, lines) + "\n" + legend + few
+    head = ["operation", "arm", f"GB/s ({directions}), median", "p25 .. p75", "against the arm before", "against none", "runs"]
+    legend = ["noise: not larger than the wider p25 .. p75 of the two arms, or than what arms that are equal here differ by"]
+    floors = {label(row): row["floor"] for row in rows if row["floor"]}
+    if floors:
+        legend.append("equal arms differ by: " + ", ".join(f"{name} {floor:.0%}" for name, floor in floors.items()))
+    if any(row["runs"] < LEAST_RUNS for row in rows):
+        legend.append(f"?: fewer than {LEAST_RUNS} runs decide nothing, use --runs")
+    return "\n".join([table(head, lines), *legend])

@@ -8,6 +8,7 @@ from typing import Any
 
 from entrypoints.bench import identity, published
 from entrypoints.bench.launching import NodeRun, meaning
+from entrypoints.bench.measured import BASELINE, figures, label, workload_runs
 from entrypoints.bench.setup import Job
 from entrypoints.binding import BindMode
 from entrypoints.workloads.timing import quantile
@@ -33,14 +34,15 @@ def _local(run: dict[str, Any], folder: Path | None) -> dict[str, Any]:
 def node_record(
     job: Job, launches: Sequence[NodeRun], hostname: str, doctor: dict[str, Any] | None, logs: Path | None = None
 ) -> dict[str, Any]:
-    """What this node contributes. `ranks` are those of the launch that failed, else of the last."""
-    told = next((each for each in launches if each.exit_code), launches[-1] if launches else None)
+    """What this node contributes. `ranks` are those of the launch that failed, else of the last that was bound by the plan."""
+    told = _typical(launches)
     record: dict[str, Any] = {
         "node_rank": job.rendezvous.node_rank,
         "hostname": hostname,
         "plan": job.plan.to_json(),
         "ranks": [rank.to_json() for rank in told.outcome.ranks] if told else [],
         "placement": _placement(job, told),
+        **({"placement_arm": told.arm} if told and told.arm else {}),
         "doctor": doctor,
         "exit_code": told.exit_code if told else 0,
         "cause": told.cause if told else "",
@@ -70,6 +72,14 @@ def node_record(
         for run in each.runs
     ]
     return record
+
+
+def _typical(launches: Sequence[NodeRun]) -> NodeRun | None:
+    """The launch that failed; else the last of the workload that was bound as the plan says, else its last."""
+    failed = next((each for each in launches if each.exit_code), None)
+    mine = [each for each in launches if each.arm != BASELINE]
+    bound = [each for each in mine if each.bind == "all"]
+    return failed or next(iter((bound or mine or list(launches))[::-1]), None)
 
 
 def _placement(job: Job, told: NodeRun | None) -> dict[str, Any] | None:
@@ -127,16 +137,10 @@ def correctness(job: Job, nodes: Sequence[dict[str, Any]], code: int) -> dict[st
 
 def summarise(runs: Sequence[dict[str, Any]], several_nodes: bool) -> list[dict[str, Any]]:
     """Median and spread per operation over the runs of each arm. `gbps` is RDMA over nodes, NVL within one."""
-    key = "rdma_gbps" if several_nodes else "nvl_gbps"
     found: dict[tuple[Any, ...], list[float]] = {}
     for run in runs:
-        for best in run.get("best", ()):
-            if best.get(key) is not None:
-                found.setdefault((run.get("arm"), best["op"], best.get("dtype"), key[:-5].upper()), []).append(float(best[key]))
-        # The low-latency test prints bandwidth of both kernels together, rank by rank: their median is the run's.
-        ranks = [float(entry["dispatch_combine_gbps"]) for entry in run.get("low_latency") or () if "dispatch_combine_gbps" in entry]
-        if ranks:
-            found.setdefault((run.get("arm"), "dispatch+combine", None, "total"), []).append(median(ranks))
+        for each in figures(run, several_nodes):
+            found.setdefault((run.get("arm"), each.op, each.dtype, each.direction), []).append(each.gbps)
     rows = []
     for (arm, op, dtype, direction), values in found.items():
         rows.append(
@@ -173,8 +177,8 @@ def result(job: Job, nodes: Sequence[dict[str, Any]], code: int, verdict: str, s
         "notes": list(job.prepared.notes),
         "runs": runs,
         "summary": summarise(runs, job.rendezvous.nodes > 1),
-        "references": published.against(runs),
-        "wire": published.wire(job, runs),
+        "references": published.against(workload_runs(runs)),
+        "wire": published.wire(job, workload_runs(runs)),
         "correctness": correctness(job, nodes, 0 if code == 7 else code),
         "nodes": [strip(node) for node in nodes],
         "rendezvous": {"nodes": job.rendezvous.nodes, "master_port": job.rendezvous.master_port, "source": job.rendezvous.source},
@@ -203,10 +207,10 @@ def verdict(job: Job, nodes: Sequence[dict[str, Any]], code: int, cause: str) ->
     place = f"{shape['nodes']} node(s) x {shape['ranks_per_node']} rank(s)"
     if code:
         return f"{meaning(code)}: {cause}"
-    rows = summarise(nodes[0]["runs"], job.rendezvous.nodes > 1)
+    rows = summarise(workload_runs(nodes[0]["runs"]), job.rendezvous.nodes > 1)
     placed = "" if job.args.ablate else _placed(nodes)
     if job.args.ablate or not rows:
         count = len(nodes[0]["launches"])
         return f"{job.prepared.workload} on {place}: numbers right" + (f" in all {count} launches" if count > 1 else "") + placed
-    parts = ", ".join(f"{r['op']}{' ' + r['dtype'].upper() if r['dtype'] else ''} {r['median_gbps']:.2f}" for r in rows)
+    parts = ", ".join(f"{label(row)} {row['median_gbps']:.2f}" for row in rows)
     return f"{job.prepared.workload} on {place}: numbers right; GB/s ({rows[0]['direction']}) {parts}{placed}"

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from entrypoints.bench import ablate, doctor, document, gate, identity, show, termination
+from entrypoints.bench import ablate, arms, baseline, doctor, document, gate, identity, show, termination
 from entrypoints.bench.launching import NodeRun, commands, launch
 from entrypoints.bench.outdir import open_folder
 from entrypoints.bench.setup import Job, make_job, rank_python
@@ -27,8 +27,9 @@ GATHER_S = 60.0
 def bench(args: Namespace) -> int:
     """The verb. Returns the exit code of the contract; EPBoxError for what stops it before a rank starts."""
     job = make_job(args, os.environ)
+    other = baseline.make_job(job, os.environ) if args.baseline else None
     if args.dry_run:
-        return dry_run(job)
+        return dry_run(job, other)
     rank_python(os.environ)
     gate.check_possible(args, job)
     folder = open_folder(args.out)
@@ -42,7 +43,7 @@ def bench(args: Namespace) -> int:
     write_atomically(folder / _name(job, "topology", "json"), json.dumps(to_document(job.topology)) + "\n")
     with Session(job.rendezvous) as session:
         meet(job, session, checked)
-        launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session)
+        launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session, other)
         own = document.node_record(job, launches, socket.gethostname(), checked, folder)
         nodes = gather(job, session, own)
     return conclude(job, nodes, folder, started)
@@ -59,7 +60,8 @@ def meet(job: Job, session: Session, checked: dict[str, Any] | None) -> None:
         "hostname": socket.gethostname(),
         "lock": (identity.image() or {}).get("lock"),
         "ranks": len(job.plan.ranks),
-        "workload": f"{job.prepared.workload} {json.dumps(job.prepared.shape)} runs={job.args.runs} ablate={job.args.ablate}",
+        "workload": f"{job.prepared.workload} {json.dumps(job.prepared.shape)} runs={job.args.runs} ablate={job.args.ablate}"
+        + (" baseline" if job.args.baseline else ""),
         "doctor": [] if checked is None or job.args.force else checked["failed"],
     }
     if job.prepared.workload == "alltoall":
@@ -79,16 +81,20 @@ def meet(job: Job, session: Session, checked: dict[str, Any] | None) -> None:
         raise PreflightFailed(f"preflight failed: {told}", hint="epbox doctor tells more; --force runs in spite of it")
 
 
-def repeat(job: Job, folder: Path, session: Session) -> list[NodeRun]:
-    """--runs launches of the same binding; the first failure ends them."""
+def repeat(job: Job, folder: Path, session: Session, other: Job | None = None) -> list[NodeRun]:
+    """--runs launches of the same binding, in turns with those of the baseline `other`; the first failure ends them."""
     launches: list[NodeRun] = []
+    turns = [(job, "")] if other is None else [(job, ""), (other, baseline.BASELINE)]
     for number in range(job.args.runs):
         logs = folder if job.args.runs == 1 else folder / f"run-{number + 1}"
-        if job.args.runs > 1:
-            say(f"epbox bench: run {number + 1} of {job.args.runs}")
-        launches.append(launch(job, job.bind, logs, session))
-        if launches[-1].exit_code:
-            break
+        # Every second round backwards, so that a drifting host does not favour one.
+        for which, arm in turns if number % 2 == 0 else turns[::-1]:
+            if job.args.runs > 1 or other:
+                of = f" of {which.prepared.workload}, the baseline" if arm else f" of {which.prepared.workload}" if other else ""
+                say(f"epbox bench: run {number + 1} of {job.args.runs}{of}")
+            launches.append(launch(which, job.bind, logs / arm, session, arm))
+            if launches[-1].exit_code:
+                return launches
     return launches
 
 
@@ -113,9 +119,14 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
         verdict = f"{missed}; {verdict}" if missed else verdict
     whole = document.result(job, nodes, code, verdict, started)
     if job.args.ablate and not code:
-        equal = ablate.equal_arms(job)
+        equal = arms.equal_arms(job)
+        whole["arms"] = [{"arm": arm.name, "bind": str(arm.bind), "env": arm.env, "about": arm.about} for arm in arms.arms(job)]
         whole["ablation"] = ablate.compare(whole, equal)
+        whole["verdict"] += f"; {ablate.verdict(whole['ablation'])}"
         whole["notes"] += equal.values()
+    if job.args.baseline and code in (0, 7):
+        whole["baseline"] = baseline.compare(whole)
+        whole["verdict"] += f"; {baseline.verdict(whole['baseline'])}"
     findings = diagnosis(folder, whole) if code in (4, 5) else []
     if findings:
         whole["findings"] = findings
@@ -124,14 +135,14 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
         append_index(folder, whole)
         say("\n" + show.whole(whole))
         if "ablation" in whole:
-            say("\n" + "\n".join([ablate.show(whole["ablation"]), *ablate.equal_arms(job).values()]))
+            say("\n" + "\n".join([ablate.show(whole["ablation"]), *arms.equal_arms(job).values()]))
     elif code:
-        say(f"FAILED: {verdict}")
+        say(f"FAILED: {whole['verdict']}")
     # The worst comes first; a benign finding is no cause.
     for finding in [each for each in findings if each["severity"] == "fatal"][:1]:
         say(f"likely cause: {finding['cause']}; {finding['remedy']}")
     say(f"result: {folder / _name(job, 'result', 'json')}")
-    termination.leave(("FAILED: " if code else "OK: ") + verdict)
+    termination.leave(("FAILED: " if code else "OK: ") + whole["verdict"])
     if job.args.format != "table":
         emit_json(whole, one_line=job.args.format == "jsonl")
     return code
@@ -159,7 +170,7 @@ def diagnosis(folder: Path, whole: dict[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
-def dry_run(job: Job) -> int:
+def dry_run(job: Job, other: Job | None = None) -> int:
     """What would be started, as text or JSON."""
     ranks = [
         {
@@ -170,8 +181,10 @@ def dry_run(job: Job) -> int:
         }
         for command in commands(job)
     ]
+    beside: list[dict[str, Any]] = [] if other is None else [{"rank": each.rank, "argv": list(each.argv)} for each in commands(other)]
     if job.args.format != "table":
         whole = {"workload": job.prepared.workload, "why": job.why, "shape": job.prepared.shape, "plan": job.plan.to_json(), "ranks": ranks}
+        whole |= {"baseline": beside} if beside else {}
         emit_json(whole, one_line=job.args.format == "jsonl")
         return 0
     say(f"{job.prepared.workload} ({job.why}); shape {json.dumps(job.prepared.shape)}")
@@ -180,4 +193,6 @@ def dry_run(job: Job) -> int:
     for rank in ranks:
         env = " ".join(f"{name}={value}" for name, value in rank["env"].items())
         say(f"rank {rank['rank']} on CPUs {rank['cpus'] or 'any'}: {env} {' '.join(rank['argv'])}")
+    for rank in beside:
+        say(f"rank {rank['rank']}, baseline: {' '.join(rank['argv'])}")
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from entrypoints.bench import published
 from entrypoints.bench.document import summarise
+from entrypoints.bench.measured import label, workload_runs
 from entrypoints.bench.setup import Job
 from entrypoints.errors import BelowThreshold, UsageError
 
@@ -23,15 +24,14 @@ def check_possible(args: Namespace, job: Job) -> None:
 def judge(job: Job, nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
     """(0 or 7, what was missed). Medians over runs are compared."""
     args = job.args
-    rows = summarise(nodes[0]["runs"], job.rendezvous.nodes > 1)
+    rows = summarise(workload_runs(nodes[0]["runs"]), job.rendezvous.nodes > 1)
     missed = []
     if args.min_gbps is not None:
         if not rows:
             missed.append("no bandwidth was reported to hold against --min-gbps")
         for row in rows:
             if row["median_gbps"] < args.min_gbps:
-                name = f"{row['op']}{' ' + row['dtype'].upper() if row['dtype'] else ''}"
-                missed.append(f"{name} {row['median_gbps']:.2f} GB/s ({row['direction']}) is below --min-gbps {args.min_gbps:g}")
+                missed.append(f"{label(row)} {row['median_gbps']:.2f} GB/s ({row['direction']}) is below --min-gbps {args.min_gbps:g}")
     if args.min_ratio is not None:
         missed += _ratios(nodes, args.min_ratio)
     return (BelowThreshold.exit_code, "; ".join(missed)) if missed else (0, "")
@@ -39,7 +39,7 @@ def judge(job: Job, nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
 
 def _ratios(nodes: Sequence[dict[str, Any]], least: float) -> list[str]:
     """Each figure against the best published one of a bound run."""
-    rows = published.strictest(published.against(nodes[0]["runs"]))
+    rows = published.strictest(published.against(workload_runs(nodes[0]["runs"])))
     if not rows:
         return ["nothing was measured that --min-ratio could be held against"]
     return [

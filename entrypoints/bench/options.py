@@ -35,6 +35,9 @@ def configure(parser: ArgumentParser) -> None:
     )
     how.add_argument("--ablate", action="store_true", help="what each part of the binding is worth: all arms, interleaved over --runs")
     how.add_argument(
+        "--baseline", action="store_true", help="run the all-to-all of the same shape in turns with a DeepEP workload, and give the ratio"
+    )
+    how.add_argument(
         "--timeout", type=float, default=300.0, metavar="S", help="no output of any rank for S seconds is a hang (default 300)"
     )
     how.add_argument("--total-timeout", type=float, metavar="S", help="bound of one run")

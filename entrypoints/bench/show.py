@@ -2,15 +2,13 @@
 
 from typing import Any
 
+from entrypoints.bench import baseline
+from entrypoints.bench.measured import BASELINE, label, workload_runs
 from entrypoints.output import table
 
 
 def _number(value: Any, digits: int = 2) -> str:
     return "-" if value is None else f"{float(value):.{digits}f}"
-
-
-def _label(row: dict[str, Any]) -> str:
-    return f"{row['op']} {row['dtype'].upper()}" if row.get("dtype") else str(row["op"])
 
 
 def placement(document: dict[str, Any]) -> str:
@@ -35,12 +33,14 @@ def placement(document: dict[str, Any]) -> str:
                     "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
                 ]
             )
-    return table(["rank", "host", "GPU", "HCA", "CPUs", "memory", "end"], rows)
+    arms = dict.fromkeys(node["placement_arm"] for node in document["nodes"] if node.get("placement_arm"))
+    of_arm = f"\nranks of arm {', '.join(arms)}" if arms else ""
+    return table(["rank", "host", "GPU", "HCA", "CPUs", "memory", "end"], rows) + of_arm
 
 
 def bandwidth(document: dict[str, Any]) -> str:
     """Best rows of each run; with several runs their median and spread."""
-    runs = document["runs"]
+    runs = workload_runs(document["runs"])
     if len(runs) == 1 and runs[0].get("best"):
         rows = []
         for best in runs[0]["best"]:
@@ -49,7 +49,7 @@ def bandwidth(document: dict[str, Any]) -> str:
             settings = "/".join(str(best.get(name)) for name in ("sms", "nvl_chunk", "rdma_chunk")) if best.get("sms") else "-"
             rows.append(
                 [
-                    _label(best),
+                    label(best),
                     _number(best.get("rdma_gbps")),
                     _number(best.get("nvl_gbps")),
                     _number(best.get("transmit_us"), 1),
@@ -62,13 +62,14 @@ def bandwidth(document: dict[str, Any]) -> str:
         return ""
     rows = [
         [
-            _label(row),
+            label(row),
             _number(row["median_gbps"]),
             f"{row['min_gbps']:.2f} .. {row['max_gbps']:.2f}",
             row["direction"],
             row["runs"],
         ]
         for row in document["summary"]
+        if row.get("arm") != BASELINE
     ]
     return table(["operation", "median GB/s", "min .. max", "direction", "runs"], rows) if rows else ""
 
@@ -114,6 +115,7 @@ def whole(document: dict[str, Any]) -> str:
         "" if document["bind"] == "ablation" else bandwidth(document),
         low_latency(document),
         references(document),
+        baseline.show(document["baseline"]) if document.get("baseline") else "",
     ]
     if any(run.get("test") in ("alltoall", "internode") for run in document["runs"]):
         parts.append(

@@ -89,6 +89,22 @@ ABLATION: dict[str, Any] = {
     "properties": {"change": {"type": ["number", "null"]}, "noise": {"type": ["boolean", "null"]}},
 }
 
+BASELINE: dict[str, Any] = {
+    "type": "object",
+    "required": ["workload", "rows", "compared"],
+    "properties": {
+        "rows": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["op", "dtype", "direction", "value", "baseline", "ratio", "ratio_min", "ratio_max", "runs"],
+                "properties": {"direction": {"enum": ["RDMA", "NVL", "us"]}, "ratio": _NUMBER, "runs": {"type": "integer", "minimum": 1}},
+            },
+        },
+        "compared": {"type": "string", "minLength": 1},
+    },
+}
+
 #: What bench writes.
 BENCH: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -125,6 +141,7 @@ BENCH: dict[str, Any] = {
         "runs": {"type": "array", "items": RUN},
         "summary": {"type": "array", "items": SUMMARY},
         "ablation": {"type": "array", "items": ABLATION},
+        "baseline": BASELINE,
         "correctness": {"type": "object", "required": ["passed"], "properties": {"passed": {"type": "boolean"}}},
         "nodes": {"type": "array", "minItems": 1, "items": NODE},
         "engine": {"type": "string"},

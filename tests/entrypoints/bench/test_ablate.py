@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoints.bench import ablate
+from entrypoints.bench import ablate, arms
+from entrypoints.frozen import replace
+from entrypoints.placement.model import RankPlan
+from entrypoints.topology.model import Cpu, NumaNode
 from tests.helpers.bench_records import best, run_of
 
 
@@ -68,32 +71,94 @@ def test_a_dead_arm_has_no_ratio() -> None:
     ablate.show(list(found.values()))
 
 
+ARMS = ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
+
+
 def test_arms_without_and_with_hcas(make_job: Any) -> None:
-    assert [arm.name for arm in ablate.arms(make_job("--ablate"))] == ["none", "nic", "nic+cpu", "nic+cpu+mem"]
-    arms = ablate.arms(make_job("--ablate", hca="mlx5_", workload="deepep-internode"))
-    assert [str(arm.bind) for arm in arms] == ["none", "nic", "nic,cpu", "all", "cpu,mem"]
-    assert arms[-1].env == {"NVSHMEM_HCA_LIST": "mlx5_0:1,mlx5_1:1", "NVSHMEM_ENABLE_NIC_PE_MAPPING": "1"}
+    assert [arm.name for arm in arms.arms(make_job("--ablate"))] == ARMS
+    found = arms.arms(make_job("--ablate", hca="mlx5_", workload="deepep-internode"))
+    assert [str(arm.bind) for arm in found] == ["none", "nic", "nic,cpu", "all", "cpu,mem"]
+    assert found[-1].env == {"NVSHMEM_HCA_LIST": "mlx5_0:1,mlx5_1:1", "NVSHMEM_ENABLE_NIC_PE_MAPPING": "1"}
+    assert all(arm.about for arm in found)
+
+
+def azure(job: Any) -> Any:
+    """Eight ranks on 96 CPUs and two nodes, as ND H100 v5 has them."""
+    nodes = (NumaNode(0, tuple(range(48))), NumaNode(1, tuple(range(48, 96))))
+    topology = replace(job.topology, numa_nodes=nodes, cpus=tuple(Cpu(n) for n in range(96)))
+    return replace(job, topology=topology, plan=replace(job.plan, ranks=tuple(RankPlan(n) for n in range(8))))
+
+
+def test_the_formula_is_the_one_that_circulates(make_job: Any) -> None:
+    plan = arms.formula_plan(azure(make_job()))
+    assert [rank.cpus for rank in plan.ranks] == [tuple(range(12 * n, 12 * n + 12)) for n in range(8)]
+    assert [rank.memory.nodes for rank in plan.ranks] == [(n // 4,) for n in range(8)]
+
+
+def test_the_formula_has_no_answer_for_more_ranks_than_cpus(make_job: Any) -> None:
+    job = make_job()
+    plan = arms.formula_plan(replace(job, topology=replace(job.topology, cpus=(Cpu(0),))))
+    assert [rank.cpus for rank in plan.ranks] == [(), ()]
 
 
 def test_equal_arms_are_known_from_the_host(make_job: Any) -> None:
-    assert set(ablate.equal_arms(make_job(memory_nodes=1))) == {"nic", "nic+cpu+mem"}
-    assert set(ablate.equal_arms(make_job(memory_nodes=2))) == {"nic"}
-    assert ablate.equal_arms(make_job(memory_nodes=2, hca="mlx5_")) == {}
+    assert set(arms.equal_arms(make_job(memory_nodes=1))) == {"nic", "nic+cpu+mem"}
+    assert set(arms.equal_arms(make_job(memory_nodes=2))) == {"nic"}
+    internode = {"hca": "mlx5_", "workload": "deepep-internode", "memory_nodes": 2}
+    assert arms.equal_arms(make_job(**internode, nodes=2)) == {}
+    assert set(arms.equal_arms(make_job(**internode))) == {"nic"}, "one node meets over NVLink"
+    assert arms.equal_arms(make_job("--ablate", "--", "--disable-nvlink", **internode)) == {}
+    assert set(arms.equal_arms(make_job(hca="mlx5_", memory_nodes=2, nodes=2))) == {"nic"}, "gloo goes over TCP"
 
 
-def test_arms_take_turns(make_job: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    order: list[str] = []
+def test_a_formula_that_gives_the_plan_is_an_equal_arm(make_job: Any) -> None:
+    job = azure(make_job())
+    same = replace(job, plan=arms.formula_plan(job))
+    assert "formula" in arms.equal_arms(same)
+    other = replace(same, plan=replace(same.plan, ranks=same.plan.ranks[::-1]))
+    assert "formula" not in arms.equal_arms(other)
+
+
+def test_arms_take_turns(make_job: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order: list[tuple[str, Any]] = []
 
     class Done:
         exit_code = 0
 
     def record(job: Any, bind: Any, logs: Path, session: Any, arm: str, env: dict[str, str]) -> Any:
-        order.append(arm)
+        order.append((arm, job.plan))
         return Done()
 
     monkeypatch.setattr(ablate, "launch", record)
-    ablate.run(make_job("--ablate", "--runs", "2"), tmp_path, None)  # type: ignore[arg-type]
-    assert order == ["none", "nic", "nic+cpu", "nic+cpu+mem", "nic+cpu+mem", "nic+cpu", "nic", "none"]
+    monkeypatch.setenv("NVSHMEM_HCA_LIST", "mlx5_7")
+    job = make_job("--ablate", "--runs", "2")
+    ablate.run(job, tmp_path, None)  # type: ignore[arg-type]
+    assert [arm for arm, _ in order] == ARMS + ARMS[::-1]
+    assert {arm for arm, plan in order if plan is not job.plan} == {"formula"}
+    assert "NVSHMEM_HCA_LIST is set by you" in capsys.readouterr().err
+
+
+def test_the_whole_is_compared_with_none_under_the_same_rule() -> None:
+    found = rows({"none": [10, 10, 10], "nic": [11, 11, 11], "nic+cpu": [12, 12, 12], "nic+cpu+mem": [12, 12, 12]}, ("nic",))
+    assert found["nic+cpu+mem"]["against_none"] == {"change": pytest.approx(0.2), "noise": False}
+    assert found["nic+cpu"]["against_none"]["noise"] is False, "20 % is above the 10 % of chance"
+    assert found["nic+cpu"]["noise"] is True, "9 % is not"
+    assert found["none"]["against_none"] == {"change": None, "noise": None}
+    assert {row["floor"] for row in found.values()} == {0.1}
+
+
+def test_low_latency_is_ablated_by_what_it_prints() -> None:
+    low = [{"rank": 0, "dispatch_combine_gbps": 40.0, "avg_us": 1.0, "min_us": 1.0, "max_us": 1.0}]
+    runs = [{"test": "low_latency", "best": [], "low_latency": low, "arm": arm} for arm in ("none", "nic") for _ in range(3)]
+    found = ablate.compare({"shape": {"nodes": 2}, "runs": runs})
+    assert [(row["op"], row["direction"], row["median_gbps"]) for row in found] == [("dispatch+combine", "total", 40.0)] * 2
+    assert "dispatch+combine" in ablate.show(found)
+
+
+def test_one_sentence_says_what_it_comes_to() -> None:
+    assert "no arm differs" in ablate.verdict(ablate.compare(table({"none": [10, 10, 10], "nic": [10, 10, 10]})))
+    assert "nic +100% (combine)" in ablate.verdict(ablate.compare(table({"none": [10, 10, 10], "nic": [20, 20, 20]})))
+    assert "decide nothing" in ablate.verdict(ablate.compare(table({"none": [10], "nic": [20]})))
 
 
 def test_the_table_names_noise_and_undecided() -> None:

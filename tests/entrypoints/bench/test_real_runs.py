@@ -154,11 +154,14 @@ def test_ablation_goes_through_all_arms(tmp_path: Path) -> None:
     code, _, err = bench("--ranks", "1", *SMALL, "--ablate", "--runs", "1", "--out", "r", "--quiet", cwd=tmp_path)
     assert code == 0, err
     result = document(tmp_path / "r" / "result.json")
-    assert [run["arm"] for run in result["runs"]] == ["none", "nic", "nic+cpu", "nic+cpu+mem"]
-    assert {row["arm"] for row in result["ablation"]} == {"none", "nic", "nic+cpu", "nic+cpu+mem"}
+    arms = ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
+    assert [run["arm"] for run in result["runs"]] == arms == [arm["arm"] for arm in result["arms"]]
+    assert {row["arm"] for row in result["ablation"]} == set(arms)
     assert all(row["noise"] is None for row in result["ablation"]), "one run decides nothing"
     bound = {launch["arm"]: launch["bind"] for launch in result["nodes"][0]["launches"]}
-    assert bound == {"none": "none", "nic": "nic", "nic+cpu": "nic,cpu", "nic+cpu+mem": "all"}
+    assert bound == {"none": "none", "nic": "nic", "nic+cpu": "nic,cpu", "nic+cpu+mem": "all", "formula": "cpu,mem"}
+    assert result["nodes"][0]["placement_arm"] == "nic+cpu+mem", "the ranks shown are those on plan"
+    assert "decide nothing" in result["verdict"]
 
 
 def test_default_folder_falls_back_to_a_writable_place(tmp_path: Path) -> None:

@@ -77,6 +77,35 @@ def test_a_failed_assertion_is_exit_4_and_names_the_rank(tree: Path, tmp_path: P
     assert result["correctness"]["passed"] is False
 
 
+def test_the_baseline_takes_turns_and_gives_a_ratio(tree: Path, tmp_path: Path) -> None:
+    shape = ("--num-tokens", "32", "--hidden", "128", "--num-experts", "16", "--repeats", "2", "--warmup", "1", "--runs", "2", "--quiet")
+    code, _, err = real.bench(*arguments(tree, "--baseline", *shape), cwd=tmp_path)
+    assert code == 0, err
+    result = real.document(tmp_path / "r" / "result.json")
+    order = [(run["test"], run.get("arm")) for run in result["runs"]]
+    assert order == [("intranode", None), ("alltoall", "baseline"), ("alltoall", "baseline"), ("intranode", None)]
+    rows = {(row["op"], row["dtype"]): row for row in result["baseline"]["rows"]}
+    assert set(rows) == {("dispatch", "fp8"), ("dispatch", "bf16"), ("combine", None)}
+    for key, row in rows.items():
+        theirs = [best["nvl_gbps"] for run in result["runs"][1:3] for best in run["best"] if (best["op"], best["dtype"]) == key]
+        assert row["baseline"] == pytest.approx(sum(theirs) / 2, abs=1e-3)
+        assert row["ratio"] == pytest.approx(row["value"] / row["baseline"], rel=0.02)
+        assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert rows["combine", None]["value"] == 155.0
+    assert "32 tokens x 128" in result["baseline"]["compared"] and "nothing goes over the network" in result["baseline"]["compared"]
+    assert "DeepEP / all-to-all: dispatch FP8" in result["verdict"]
+    assert result["correctness"]["source"].startswith("the test's assertions"), "not the baseline's"
+    assert (tmp_path / "r" / "run-1" / "baseline" / "rank-1.log").is_file()
+    assert "DeepEP / all-to-all  over runs" in err
+
+
+def test_another_shape_after_the_dashes_is_refused_with_a_baseline(tree: Path, tmp_path: Path) -> None:
+    code, _, err = real.bench(*arguments(tree, "--baseline", "--", "--num-tokens", "64"), cwd=tmp_path)
+    assert code == 2
+    assert "before --, for both" in err
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.slow
 def test_silence_is_a_hang_with_stacks(tree: Path, tmp_path: Path) -> None:
     code, _, err = real.bench(*arguments(tree, "--timeout", "8", "--", "--hang"), cwd=tmp_path)

@@ -31,6 +31,8 @@ from entrypoints.results.parse import parse_lines
         (["--workload", "nccl-tests"], "deepep-internode"),
         (["--num-experts", "3", "--ranks", "2"], "--num-experts 4"),
         (["--min-ratio", "0.9", "--workload", "alltoall"], "--min-gbps"),
+        (["--baseline", "--workload", "alltoall"], "which is the baseline itself"),
+        (["--baseline", "--ablate"], "--ablate compares bindings"),
     ],
 )
 def test_wrong_options_are_exit_2_in_one_line(argv: list[str], words: str, capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
