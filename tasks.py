@@ -110,7 +110,7 @@ def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] |
     iterable=["source"],
     help={
         "recipe": "build this recipe twice without cache, as differently as this host can, and compare",
-        "image": "check this image against its lock, labels and packages; with --recipe: build once and compare with it",
+        "image": "check this image against its lock, labels and SBOM; with --recipe: build once and compare with it",
         "source": "NAME=PATH: repository or tarball that holds the pinned commit (repeatable)",
         "engine": "auto or docker",
         "oci": "keep the verified image as OCI layout archive",
@@ -118,11 +118,11 @@ def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] |
 )
 def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | None = None, engine: str = "auto", oci: str = "") -> None:
     """Prove that a recipe builds the same bytes twice (exit 6 when not), or that an image is what its lock says."""
-    from images import build, verify
+    from images import build, examine, verify
 
     with exit_code("verify"):
         if image and not recipe:
-            print("\n".join(f"PASS  {line}" for line in verify.verify_image(image, engine)))
+            print("\n".join(f"PASS  {line}" for line in examine.verify_image(image, engine)))
         else:
             keep = Path(oci) if oci else None
             print(verify.verify_recipe(recipe or build.default_recipe(), engine, keep, tuple(source or ()), image or None).text())

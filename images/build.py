@@ -15,7 +15,7 @@ from entrypoints import __version__
 from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
-from . import base, engine, hostconfig, lock, recipe, render, sources
+from . import base, engine, hostconfig, inventory, lock, recipe, render, sources
 from .progress import Progress, likely_cause
 
 ROOT = Path(__file__).parent.parent
@@ -74,10 +74,9 @@ def build(options: BuildOptions) -> Image:
         gone: tuple[str, ...] = ()
         snapshot: tuple[str, ...] = ()
         while True:
-            render.write_context(what, context, locked, archives, frozenset(line.split()[0] for line in gone))
-            drift = ", ".join((*ready.drift, *gone)) or "none"
+            render.write_context(what, context, locked, archives, gone, ready.drift)
+            arguments = _lock_labels(context, (*ready.drift, *gone)) if locked else []
             with hostconfig.secret_arguments(what.base.suite, snapshot) as secrets:
-                arguments = [f"--build-arg=EPBOX_LOCK_DRIFT={drift}"] if locked else []
                 more = _run([*command, *arguments, *secrets, str(context)], where, what)
             if not more:
                 break
@@ -124,6 +123,12 @@ def _identity(base_digest: str) -> dict[str, str]:
     commit, _ = revision()
     created = datetime.fromtimestamp(epoch(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"EPBOX_VERSION": __version__, "EPBOX_REVISION": commit, "EPBOX_CREATED": created, "EPBOX_BASE_DIGEST": base_digest}
+
+
+def _lock_labels(context: Path, drift: Sequence[str]) -> list[str]:
+    """Build arguments for the labels that only a locked image has."""
+    digest = inventory.digest((context / "epbox" / inventory.SPDX).read_bytes())
+    return [f"--build-arg=EPBOX_LOCK_DRIFT={', '.join(drift) or 'none'}", f"--build-arg=EPBOX_SBOM={digest}"]
 
 
 def _accept_drift(more: Sequence[str], before: Sequence[str], strict: bool) -> None:

