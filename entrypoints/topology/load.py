@@ -89,7 +89,7 @@ def _limit(text: str | bytes, mebibytes: int, source: str) -> None:
 def _from_text(text: str, source: str) -> Topology:
     start = text.lstrip("\0 \t\r\n")[:1]
     if start in ("{", "["):
-        from entrypoints.topology.document import parse_document
+        from entrypoints.topology.read_document import parse_document
 
         return parse_document(text, source)
     xml = re.search(r"<(?:system|topology)\b", text)

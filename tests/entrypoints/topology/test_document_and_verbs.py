@@ -16,8 +16,9 @@ import pytest
 from entrypoints.errors import UsageError
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology import load
-from entrypoints.topology.document import SCHEMA, parse_document, to_document
+from entrypoints.topology.document import SCHEMA, to_document
 from entrypoints.topology.draw import draw
+from entrypoints.topology.read_document import parse_document
 from entrypoints.topology.snapshot import take
 from entrypoints.topology.sysfs import read_sysfs
 from entrypoints.topology.tree import DirectoryTree
