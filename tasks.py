@@ -26,6 +26,15 @@ def exit_code(name: str) -> Iterator[None]:
         raise Exit(f"{name}: interrupted", 130) from None
 
 
+def verb(name: str, words: list[str], options: dict[str, str]) -> None:
+    """Run a verb of the program here, with those options that are set; its exit code is the task's."""
+    from entrypoints.__main__ import main
+
+    code = main([name, *words, *(f"--{option}={value}" for option, value in options.items() if value)])
+    if code:
+        raise Exit(code=code)
+
+
 @task(
     iterable=["source"],
     help={
@@ -156,6 +165,7 @@ def sbom(c: Context, recipe: str = "", tag: str = "", out: str = "", engine: str
         "workload": "alltoall, deepep-internode, ... (default: auto)",
         "runs": "repeat every arm this often",
         "ablate": "measure what each part of the binding is worth",
+        "baseline": "run the all-to-all of the same shape in turns with DeepEP",
         "args": "more options for `epbox bench`, in quotes",
     }
 )
@@ -169,6 +179,7 @@ def bench(
     workload: str = "",
     runs: int = 0,
     ablate: bool = False,
+    baseline: bool = False,
     args: str = "",
 ) -> None:
     """Build what fits this host, run the bench in it on two nodes, and show the numbers."""
@@ -179,11 +190,58 @@ def bench(
     with exit_code("bench"):
         where = Path(out) if out else None
         arguments = [*(["--workload", workload] if workload else []), *(["--runs", str(runs)] if runs else [])]
-        arguments += [*(["--ablate"] if ablate else []), *shlex.split(args)]
+        arguments += [*(["--ablate"] if ablate else []), *(["--baseline"] if baseline else []), *shlex.split(args)]
         options = bench_host.BenchOptions(recipe or None, engine, nodes, ranks or None, where, arguments=tuple(arguments))
         code = bench_host.bench(options)
     if code:
         raise Exit(code=code)
+
+
+@task(
+    help={
+        "folder": "result folder, its result.json, a folder of logs, or index.jsonl for all results over time",
+        "output": "file (default: report.html in the folder; Markdown to standard output)",
+        "format": "html or markdown",
+        "baseline": "all-to-all result to compare with",
+    },
+)
+def report(c: Context, folder: str, output: str = "", format: str = "", baseline: str = "") -> None:
+    """Write a result folder as one page; needs no container."""
+    verb("report", [folder], {"output": output, "format": format, "baseline": baseline})
+
+
+@task(
+    iterable=["more", "min_gbps"],
+    help={
+        "log": "log, folder of logs, result folder, result.json, index.jsonl for all results over time, or - for standard input",
+        "more": "another one (repeatable)",
+        "compare": "set this one beside LOG",
+        "format": "table, json or markdown",
+        "nodes": "number of nodes, where the log does not tell it",
+        "port-gbps": "line rate of an HCA port in Gb/s",
+        "min-gbps": "[OP=]GBPS: exit 7 below it (repeatable)",
+        "min-ratio": "exit 7 below this share of the published result",
+        "args": "more options for `epbox results`, in quotes",
+    },
+)
+def results(
+    c: Context,
+    log: str,
+    more: list[str] | None = None,
+    compare: str = "",
+    format: str = "",
+    nodes: int = 0,
+    port_gbps: str = "",
+    min_gbps: list[str] | None = None,
+    min_ratio: str = "",
+    args: str = "",
+) -> None:
+    """Numbers out of logs and result folders: tables, JSON, gates, comparison, history; needs no container."""
+    import shlex
+
+    logs = ["--compare", log, compare] if compare else [log, *(more or ())]
+    options = {"format": format, "nodes": str(nodes or ""), "port-gbps": port_gbps, "min-ratio": min_ratio}
+    verb("results", [*logs, *(f"--min-gbps={gate}" for gate in min_gbps or ()), *shlex.split(args)], options)
 
 
 @task(
@@ -423,7 +481,7 @@ def slurm_render(
             say(f"note: {note}")
 
 
-ns = Collection(build, render, lock, verify, sbom, bench, test, lint)
+ns = Collection(build, render, lock, verify, sbom, bench, report, results, test, lint)
 ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
 ns.add_collection(Collection("k8s", k8s_render))
 ns.add_collection(Collection("slurm", slurm_render))

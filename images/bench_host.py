@@ -273,4 +273,5 @@ def _interruptible() -> Iterator[None]:
 
 
 def _shown(path: Path) -> str:
-    return os.path.relpath(path)
+    near = os.path.relpath(path)
+    return str(path.absolute()) if near.startswith("..") else near

@@ -9,7 +9,7 @@ from entrypoints.output import say, write_atomically
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", metavar="DIR", help="a result folder, its result.json, or a folder of logs")
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="a result folder, its result.json, a folder of logs, or an index.jsonl")
     parser.add_argument(
         "--output", "-o", metavar="FILE", help="default: DIR/report.html, Markdown to standard output; - is standard output"
     )
@@ -19,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.folder and args.folder.endswith(".jsonl") and not args.history:
+        args.folder, args.history = None, args.folder
     if args.history:
         if args.folder or args.format == "markdown" or args.baseline:
             raise UsageError("--history stands alone", hint="epbox report --history results/index.jsonl -o history.html")

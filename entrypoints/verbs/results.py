@@ -9,7 +9,9 @@ from entrypoints.output import emit_json, say, table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", nargs="*", help="logs, folders, result.json; - is standard input; gzip, xz, bzip2 and zstd are unpacked")
+    parser.add_argument(
+        "log", nargs="*", help="logs, folders, result.json, index.jsonl; - is standard input; gzip, xz, bzip2 and zstd are unpacked"
+    )
     parser.add_argument("--format", choices=("table", "json", "markdown"), default="table")
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes, where the log does not tell it")
     parser.add_argument("--port-gbps", type=float, metavar="GBIT", help="line rate of an HCA port in Gb/s, to compare with the wire")
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     render = show.markdown if args.format == "markdown" else table
     if args.nodes is not None and args.nodes < 1:
         raise UsageError(f"--nodes {args.nodes}: a run has at least one node")
+    if len(args.log) == 1 and args.log[0].endswith(".jsonl"):
+        args.history = args.history or args.log[0]
     if args.history:
         return _history(args, render)
     if args.compare:
