@@ -58,7 +58,6 @@ def build(options: BuildOptions) -> Image:
     where = engine.ensure(options.engine)
     command = list(engine.buildkit_cli())
     started = time.monotonic()
-    ready = base.ensure(what.base, where, locked, options.fresh_base, options.locked)
     name = options.tag or f"epbox:{what.name}"
     with TemporaryDirectory(prefix="epbox-build-") as folder:
         context, identity = Path(folder, "context"), Path(folder, "iid")
@@ -67,6 +66,8 @@ def build(options: BuildOptions) -> Image:
         for part, path in given.items():
             archives[part] = Path(folder, f"{part}.tar")
             sources.archive(part, path, sources.commits(what)[part], archives[part])
+            sources.check_tree(part, archives[part], locked)
+        ready = base.ensure(what.base, where, locked, options.fresh_base, options.locked)
         command += ["--progress", "plain", "--network", "host", "--iidfile", str(identity)]
         command += [f"--build-arg={key}={value}" for key, value in _identity(ready.digest).items()]
         command += ["--platform", options.platform] if options.platform else []

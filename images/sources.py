@@ -6,12 +6,14 @@ import lzma
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entrypoints.errors import UsageError
+from entrypoints.errors import EngineError, UsageError
 
+from . import gittree
 from .recipe import Recipe
 
 
@@ -69,11 +71,36 @@ def _from_tarball(name: str, path: Path, commit: str, target: Path) -> None:
     openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
     with path.open("rb") as stream:
         opener = openers.get(stream.read(2), open)
-    with opener(path, "rb") as source_stream, target.open("wb") as target_stream:
-        shutil.copyfileobj(source_stream, target_stream)
+    try:
+        with opener(path, "rb") as source_stream, target.open("wb") as target_stream:
+            shutil.copyfileobj(source_stream, target_stream)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        target.unlink(missing_ok=True)
+        raise UsageError(f"cannot be unpacked: {error}", where=where, hint="make it again") from None
+
+
+def check_tree(name: str, tar: Path, lock: Mapping[str, Any] | None) -> None:
+    """Compare what `archive` wrote with the tree hash in the lock; EngineError (exit 10) names both, and the file goes.
+
+    A tarball's header can claim any commit, and attributes change what git archives: the tree hash is of the content itself.
+    """
+    locked: Mapping[str, Mapping[str, str]] = (lock or {}).get("git", {})
+    want = locked.get(name, {}).get("tree")
+    if not want:
+        return
+    try:
+        found = gittree.of_tar(tar, [locked["fmt"]["commit"]] if name == "deepep" and "fmt" in locked else [])
+    except tarfile.TarError as error:
+        found = f"none ({error})"
+    if found != want:
+        tar.unlink(missing_ok=True)
+        hint = "give a repository, or git archive of that commit; attributes such as export-subst must not change what it holds"
+        where = f"--source {name}"
+        raise EngineError(f"{name} {locked[name]['commit'][:12]} has tree {found}, the lock says {want}", where=where, hint=hint)
 
 
 def git(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Ask a local repository."""
+    """Ask a local repository for what its objects really are, whatever `git replace` says."""
     # safe.directory: the repository may belong to another user, and is only read.
-    return subprocess.run(["git", "-c", "safe.directory=*", "-C", str(path), *arguments], capture_output=True, text=True)
+    command = ["git", "--no-replace-objects", "-c", "safe.directory=*", "-C", str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
