@@ -75,14 +75,15 @@ def compare(document: Mapping[str, Any]) -> dict[str, Any]:
     found = {"workload": "alltoall", "backend": theirs[0].get("backend")}
     if differs:
         return {**found, "rows": [], "compared": f"shapes differ ({', '.join(differs)}), so there is no ratio"}
-    several = document["shape"]["nodes"] > 1
+    nodes = document["shape"].get("nodes") or shapes[0].get("nodes") or 1
+    several = nodes > 1
     rows = []
     before, after = ([_values(run, several) for run in runs] for runs in (mine, theirs))
     for key in before[0]:
         ones, twos = ([each[key] for each in side if key in each] for side in (before, after))
         if ones and twos:
             rows.append(_row(key, ones, twos))
-    return {**found, "rows": rows, "compared": _compared(mine[0], theirs[0], document["shape"])}
+    return {**found, "rows": rows, "compared": _compared(mine[0], theirs[0], nodes)}
 
 
 Key = tuple[str, str | None, str]
@@ -125,9 +126,9 @@ def _row(key: Key, ones: Sequence[float], twos: Sequence[float]) -> dict[str, An
     }
 
 
-def _compared(mine: Mapping[str, Any], theirs: Mapping[str, Any], shape: Mapping[str, Any]) -> str:
+def _compared(mine: Mapping[str, Any], theirs: Mapping[str, Any], nodes: int) -> str:
     """In words what the ratio sets side by side, from the tests' own definitions (DeepEP tests/test_internode.py, v1.2.1)."""
-    nodes = shape["nodes"]
+    shape = {**dict.fromkeys(SHAPE, "?"), **(mine.get("shape") or {})}
     size = f"{shape['num_tokens']} tokens x {shape['hidden']} a rank, top-{shape['num_topk']} of {shape['num_experts']} experts"
     how = f"all-to-all on {theirs.get('backend')}, median over repeats of their slowest rank"
     if mine["test"] in HIGH_THROUGHPUT:

@@ -53,52 +53,29 @@ def references(material: Material) -> str:
     return section("references", "Against published results", table(head, cells, (1, 2, 3), (4,)), soft(text))
 
 
-def _same_shape(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    keys = ("nodes", "ranks", "num_tokens", "hidden", "num_topk", "num_experts")
-    return [
-        f"{key} {one[key]} and {two[key]}" for key in keys if one.get(key) is not None and two.get(key) is not None and one[key] != two[key]
-    ]
-
-
 def alltoall_rows(material: Material) -> tuple[list[list[Any]], str]:
-    """(operation, here, all-to-all, ratio, direction) a row, and what makes them incomparable."""
-    mine = next((i for i, run in enumerate(material.document["runs"]) if run["test"] != "alltoall" and run.get("best")), None)
-    if material.baseline is not None:
-        mine = mine if mine is not None else 0
-        other, origin = material.baseline, f"{material.baseline_name}/result.json"
-    else:
-        other, origin = material.document, material.origin
-    theirs = next((i for i, run in enumerate(other["runs"]) if run["test"] == "alltoall" or material.baseline is not None), None)
-    if mine is None or theirs is None or not material.document["runs"]:
+    """(operation, figure, here, all-to-all, ratio, range of the ratio) a row, and what is compared."""
+    beside = material.document.get("baseline")
+    if not beside:
         return [], ""
-    one, two = material.document["runs"][mine], other["runs"][theirs]
-    differs = _same_shape(one.get("shape") or {}, two.get("shape") or {})
+    # A baseline of another folder is in no result.json: it is added to the JSON in the page.
+    at = f"{'this page' if beside.get('from') else material.origin}#baseline.rows"
     rows = []
-    for i, item in enumerate(one.get("best") or ()):
-        for j, peer in enumerate(two.get("best") or ()):
-            if (item["op"], item.get("dtype")) != (peer["op"], peer.get("dtype")):
-                continue
-            for key in ("rdma_gbps", "nvl_gbps"):
-                if item.get(key) and peer.get(key):
-                    here = number(item[key], f"{material.origin}#runs[{mine}].best[{i}].{key}")
-                    there = number(peer[key], f"{origin}#runs[{theirs}].best[{j}].{key}")
-                    rows.append([name(item), key[:-5].upper(), here, there, "-" if differs else f"{item[key] / peer[key]:.2f}"])
-    title = f"{two['test']} ({two.get('backend') or 'backend unknown'})"
-    return rows, title + (f"; shapes differ ({', '.join(differs)}), so there is no ratio" if differs else "")
+    for i, row in enumerate(beside["rows"]):
+        figures = [number(row[key], f"{at}[{i}].{key}") for key in ("value", "baseline", "ratio", "ratio_min", "ratio_max")]
+        unit = "us" if row["direction"] == "us" else f"GB/s ({row['direction']})"
+        rows.append([name(row), unit, *figures[:3], Safe(f"{figures[3]} .. {figures[4]}") if row["runs"] > 1 else None])
+    return rows, beside["compared"] + (f" Baseline from {beside['from']}." if beside.get("from") else "")
+
+
+#: The heads of alltoall_rows.
+ALLTOALL = ["operation", "figure", "DeepEP", "all-to-all", "DeepEP / all-to-all", "over runs"]
 
 
 def alltoall(material: Material) -> str:
     rows, text = alltoall_rows(material)
-    return (
-        section(
-            "alltoall",
-            "Against the all-to-all of the same cluster",
-            table(["operation", "GB/s", "here", "baseline", "ratio"], rows, (2, 3, 4)),
-            soft(f"Baseline: {text}"),
-        )
-        if rows
-        else ""
-    )
+    shown = table(ALLTOALL, rows, (2, 3, 4, 5)) if rows else ""
+    return section("alltoall", "Against the all-to-all of the same cluster", shown, soft(text))
 
 
 def wire(material: Material) -> str:
@@ -196,5 +173,15 @@ def ablation(material: Material) -> str:
                     )
                 )
         parts.append(f"<h3>{cell_title({'op': operation})}</h3>" + bars(operation, items))
-    text = "Each arm against the one before it. Whisker: p25 to p75; a change within the wider one is noise. Strong colour: a difference."
-    return section("ablation", "What each part of the binding is worth here", soft(text if rows else ""), *parts)
+    if not rows:
+        return ""
+    floors = [f"{name(row)} {row['floor']:.0%}" for row in rows if row.get("floor") and row["arm"] == rows[0]["arm"]]
+    text = (
+        "Each arm against the one before it. Whisker: p25 to p75; a change within the wider one is noise, and so is one that is smaller "
+        "than what arms that cannot differ here differ by"
+        + (f" ({', '.join(floors)}). " if floors else ". ")
+        + "Strong colour: a difference."
+    )
+    about = [[arm["arm"], arm["bind"], arm["about"]] for arm in material.document.get("arms") or ()]
+    legend = table(["arm", "--bind", "what it binds"], about, (), (2,)) if about else ""
+    return section("ablation", "What each part of the binding is worth here", soft(text), *parts, legend)

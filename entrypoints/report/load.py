@@ -32,8 +32,6 @@ class Material:
     more_logs: int = 0
     sweeps: tuple[tuple[str, dict[str, Any]], ...] = ()
     topology: Any = None
-    baseline: dict[str, Any] | None = None
-    baseline_name: str = ""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -49,12 +47,10 @@ def load(folder: Path, baseline: Path | None = None) -> Material:
     else:
         document, origin = _from_logs(folder), "results --format json"
     notes: list[str] = []
-    other, name = None, ""
     if baseline is None and folder.is_dir() and (folder / "alltoall" / "result.json").is_file():
         baseline = folder / "alltoall"
     if baseline is not None:
-        other = read_document(baseline / "result.json" if baseline.is_dir() else baseline)
-        name = baseline.name
+        document = _beside(document, baseline)
     return Material(
         home.resolve().name,
         origin,
@@ -63,8 +59,6 @@ def load(folder: Path, baseline: Path | None = None) -> Material:
         max(0, len(paths) - MOST_LOGS),
         tuple(_sweeps(home, document, notes)),
         _topology(home, notes),
-        other,
-        name,
         tuple(notes),
     )
 
@@ -86,6 +80,22 @@ def read_document(file: Path) -> dict[str, Any]:
         if not all(isinstance(item, dict) for item in document[key]):
             raise UsageError(f"`{key}` holds something else than objects: not what bench writes", where=str(file))
     return document
+
+
+def _beside(document: dict[str, Any], baseline: Path) -> dict[str, Any]:
+    """The document with what `bench --baseline` would have put in it, from another result; `from` names that."""
+    from entrypoints.bench import baseline as comparison
+    from entrypoints.bench.measured import BASELINE, workload_runs
+
+    file = baseline / "result.json" if baseline.is_dir() else baseline
+    theirs = [{**run, "arm": BASELINE} for run in read_document(file)["runs"] if run.get("test") == "alltoall"]
+    if not theirs:
+        raise UsageError("holds no all-to-all", where=str(file), hint="epbox bench --workload alltoall, or epbox results --compare A B")
+    try:
+        found = comparison.compare({**document, "runs": [*workload_runs(document["runs"]), *theirs]})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"not the form that bench writes ({type(error).__name__}: {error})", where=str(file)) from error
+    return {**document, "baseline": {**found, "from": baseline.name}}
 
 
 def _from_logs(path: Path) -> dict[str, Any]:

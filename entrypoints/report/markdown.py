@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from entrypoints.errors import UsageError
-from entrypoints.report.figures import alltoall_rows, name
+from entrypoints.report.figures import ALLTOALL, alltoall_rows, name
 from entrypoints.report.load import Material
 
 
@@ -47,9 +47,9 @@ def _render(material: Material) -> str:
     ]
     parts.append(_table(["operation", "arm", "median GB/s", "spread", "against the arm before"], rows))
     compared, text = alltoall_rows(material)
-    if compared:
-        cells = [[re.sub(r"<[^>]*>", "", str(value)) for value in row] for row in compared]
-        parts += [f"Baseline: {_plain(text)}", _table(["operation", "GB/s", "here", "baseline", "ratio"], cells)]
+    if text:
+        cells = [[re.sub(r"<[^>]*>", "", "-" if value is None else str(value)) for value in row] for row in compared]
+        parts += [f"Baseline: {_plain(text)}", _table(ALLTOALL, cells)]
     findings = [
         [node["node_rank"], check["status"], check["id"], check["evidence"]]
         for node in document["nodes"]

@@ -71,7 +71,7 @@ def test_every_figure_is_the_one_in_the_result(folder: Path) -> None:
     for source, text in parsed.figures:
         origin, _, path = source.partition("#")
         shown = re.match(r"-?[\d.]+", text)
-        if origin != "result.json" or path == "verdict" or not shown:
+        if origin not in ("result.json", "this page") or path == "verdict" or not shown:
             continue
         value = resolve(document, path) * (100 if path.endswith("share") else 1) / (2**20 if "memory_bytes" in path else 1)
         digits = len(shown[0].partition(".")[2])
@@ -97,7 +97,7 @@ def test_nothing_is_fetched(folder: Path) -> None:
 
 def test_a_baseline_gives_a_ratio_only_for_the_same_shape(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = json.loads((folder / "result.json").read_text())
-    other["runs"][0] |= {"test": "alltoall", "backend": "nccl"}
+    other["runs"][0] |= {"test": "alltoall", "backend": "nccl", "arm": "none of ours"}
     other["runs"][0]["best"][1]["rdma_gbps"] = 30.625
     base = tmp_path / "base.json"
     base.write_text(json.dumps(other))
@@ -105,11 +105,28 @@ def test_a_baseline_gives_a_ratio_only_for_the_same_shape(folder: Path, tmp_path
     assert main(["report", str(folder), "--baseline", str(base), "-o", str(target)]) == 0
     assert ">2.00<" in target.read_text()
     assert main(["report", str(folder), "--baseline", str(base), "--format", "markdown"]) == 0
-    assert "| combine | RDMA | 61.25 | 30.62 | 2.00 |" in capsys.readouterr().out
+    assert "| combine | GB/s (RDMA) | 61.25 | 30.62 | 2.00 | - |" in capsys.readouterr().out
     other["runs"][0]["shape"]["num_tokens"] = 128
     base.write_text(json.dumps(other))
     assert main(["report", str(folder), "--baseline", str(base), "-o", str(target)]) == 0
     assert ">2.00<" not in target.read_text() and "num_tokens 4096 and 128" in target.read_text()
+    other["runs"][0]["test"] = "internode"
+    base.write_text(json.dumps(other))
+    assert main(["report", str(folder), "--baseline", str(base), "-o", str(target)]) == 2
+    assert "holds no all-to-all" in capsys.readouterr().err
+
+
+def test_the_baseline_of_the_same_run_is_shown_with_its_range(folder: Path) -> None:
+    document = json.loads((folder / "result.json").read_text())
+    row = {"op": "combine", "dtype": None, "direction": "RDMA", "value": 61.25, "baseline": 20.0, "ratio": 3.0625}
+    rows = [{**row, "ratio_min": 2.9, "ratio_max": 3.2, "runs": 3}]
+    document["baseline"] = {"workload": "alltoall", "backend": "nccl", "rows": rows, "compared": "Both: the same."}
+    (folder / "result.json").write_text(json.dumps(document))
+    text, parsed = page(folder)
+    assert "Both: the same." in text
+    shown = {source: text for source, text in parsed.figures if "#baseline" in source}
+    figures = {"value": "61.25", "baseline": "20.00", "ratio": "3.06", "ratio_min": "2.90", "ratio_max": "3.20"}
+    assert shown == {f"result.json#baseline.rows[0].{key}": value for key, value in figures.items()}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": "epbox.result/1", "runs": [', "[]", '{"schema": "epbox.result/1"}', "\x00"])
