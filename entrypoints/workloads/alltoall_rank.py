@@ -1,26 +1,20 @@
 """The rank program of the alltoall workload: join, check every mode, time, check what was timed, report. Needs torch."""
 
 import argparse
-import atexit
 import json
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import timedelta
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 from entrypoints.results.alltoall import MARK
+from entrypoints.workloads.alltoall_group import Place, join, leave
 from entrypoints.workloads.reference import Routing
-from entrypoints.workloads.timing import FP8_FACTOR, Times, Volume, gbps, summarise
 
 #: Fault injection for tests: "dispatch:RANK", "combine:RANK", "topk:RANK" or "timed:RANK" damages one element there.
 CORRUPT = "EPBOX_ALLTOALL_CORRUPT"
 WRONG_NUMBERS = 6
-#: About one millisecond on current GPUs.
-SLEEP_CYCLES = 2_000_000
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,73 +26,6 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=15)
     return parser.parse_args(argv)
-
-
-class Place:
-    """Who this rank is. DeepEP's launch contract: WORLD_SIZE counts nodes, RANK is the node rank; LOCAL_* complete it."""
-
-    def __init__(self, environ: dict[str, str]) -> None:
-        self.nodes = int(environ.get("WORLD_SIZE", "1"))
-        self.node = int(environ.get("RANK", "0"))
-        self.per_node = int(environ.get("EPBOX_LOCAL_RANKS", "1"))
-        self.local = int(environ.get("EPBOX_LOCAL_RANK", "0"))
-        self.rank = self.node * self.per_node + self.local
-        self.world = self.nodes * self.per_node
-        self.address = environ.get("MASTER_ADDR", "127.0.0.1")
-        self.port = int(environ.get("MASTER_PORT", "8361"))
-
-
-def join(place: Place, backend: str) -> str:
-    """Start the process group and return the device. The store is made by hand: the libuv one is broken in some builds of torch."""
-    import torch
-    import torch.distributed as dist
-
-    wait = timedelta(seconds=float(os.environ.get("EPBOX_JOIN_TIMEOUT", "120")))
-    device = "cpu"
-    extra: dict[str, Any] = {}
-    if backend == "nccl":
-        device = f"cuda:{place.local}"
-        torch.cuda.set_device(place.local)
-        extra["device_id"] = torch.device(device)
-    else:
-        # Ranks that share cores must not spin on each other's threads.
-        share = (os.cpu_count() or 1) // place.per_node
-        torch.set_num_threads(max(1, min(len(os.sched_getaffinity(0)), share)))
-    store = dist.TCPStore(place.address, place.port, place.world, place.rank == 0, timeout=wait, use_libuv=False)
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=wait, **extra)
-    return device
-
-
-class Clock:
-    """Times one call on this rank in microseconds: CUDA events on GPUs, the monotonic clock on CPUs."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
-
-    def measure(self, call: Callable[[], Any], warmup: int, repeats: int) -> list[float]:
-        import torch
-        import torch.distributed as dist
-
-        times = []
-        for i in range(warmup + repeats):
-            # Ranks start each repeat together, so that waiting for a late peer is not taken for transfer.
-            dist.barrier()
-            if self.cuda:
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                # The card idles while the calls are queued, so that launching from Python is not taken for transfer.
-                torch.cuda._sleep(SLEEP_CYCLES)
-                begin.record()
-                call()
-                end.record()
-                torch.cuda.synchronize()
-                elapsed = begin.elapsed_time(end) * 1e3
-            else:
-                start = time.perf_counter()
-                call()
-                elapsed = (time.perf_counter() - start) * 1e6
-            if i >= warmup:
-                times.append(elapsed)
-        return times
 
 
 def damage(tensor: Any, kind: str, rank: int) -> None:
@@ -115,6 +42,7 @@ def run(args: argparse.Namespace, place: Place) -> int:
     from entrypoints.workloads import alltoall_ops as ops
     from entrypoints.workloads.alltoall_check import Checker
     from entrypoints.workloads.alltoall_data import gains, make_source, pick_codec
+    from entrypoints.workloads.alltoall_measure import measure, report
 
     device = join(place, args.backend)
     leader = place.rank == 0
@@ -209,101 +137,6 @@ def wrong(failures: list[str], leader: bool) -> int:
     return WRONG_NUMBERS
 
 
-def measure(args: argparse.Namespace, place: Place, device: str, source: Any, encoded: Any, handle: Any) -> dict[str, Any]:
-    """Time notify, dispatch (FP8, BF16) and combine; gather every rank's times and bytes."""
-    import torch.distributed as dist
-
-    from entrypoints.workloads import alltoall_ops as ops
-
-    clock = Clock(device)
-    received8 = encoded.new_empty((handle.incoming, encoded.shape[1]))
-    received16 = source.x.new_empty((handle.incoming, args.hidden))
-    back = source.x.new_empty((len(handle.order), args.hidden))
-    combined = source.x
-    calls: list[tuple[str, str | None, Callable[[], Any]]] = [
-        ("notify", None, lambda: ops.exchange_counts(source)),
-        ("dispatch", "fp8", lambda: ops.forward(encoded, handle, received8)),
-        ("dispatch", "bf16", lambda: ops.forward(source.x, handle, received16)),
-    ]
-    times: dict[tuple[str, str | None], list[float]] = {}
-    for op, dtype, call in calls:
-        times[op, dtype] = clock.measure(call, args.warmup, args.repeats)
-
-    def run_combine() -> None:
-        nonlocal combined
-        combined = ops.combine(received16, handle, args.num_tokens, back)
-
-    times["combine", None] = clock.measure(run_combine, args.warmup, args.repeats)
-    token = args.hidden * 2
-    sent_off_node = sum(n for peer, n in enumerate(handle.sent) if peer // place.per_node != place.node)
-    mine = {
-        "times": list(times.values()),
-        "rdma": int(source.in_node.sum()) * token,
-        "nvl": handle.incoming * token,
-        "wire": sent_off_node * token,
-    }
-    gathered: list[Any] = [None] * place.world
-    dist.all_gather_object(gathered, mine)
-    summary: dict[tuple[str, str | None], Times] = {key: summarise([peer["times"][i] for peer in gathered]) for i, key in enumerate(times)}
-    volume = Volume(*(sum(peer[name] for peer in gathered) / place.world for name in ("rdma", "nvl", "wire")))
-    outputs = [("dispatch", True, received8), ("dispatch", False, received16), ("combine", False, combined)]
-    return {"times": summary, "volume": volume, "outputs": outputs, "per_rank": gathered, "keys": list(times)}
-
-
-def report(args: argparse.Namespace, place: Place, emulated: bool, timed: dict[str, Any], cases: int, checked: list[int]) -> None:
-    """People's lines, then the one line for machines."""
-    import torch
-
-    notify: Times = timed["times"]["notify", None]
-    best = []
-    print("", flush=True)
-    for op, dtype in timed["keys"]:
-        if op == "notify":
-            continue
-        times: Times = timed["times"][op, dtype]
-        volume: Volume = timed["volume"].scaled(FP8_FACTOR if dtype == "fp8" else 1.0)
-        index = timed["keys"].index((op, dtype))
-        label = f"{op} ({dtype.upper()})" if dtype else op
-        # Within one node nothing goes over RDMA, and DeepEP prints no such figure.
-        rdma = gbps(volume.rdma, times.median) if place.nodes > 1 else None
-        nvl = gbps(volume.nvl, times.median)
-        over = f"{rdma:.2f} GB/s (RDMA), " if rdma is not None else ""
-        print(
-            f"[alltoall] {label}: {over}{nvl:.2f} GB/s (NVL), "
-            f"median {times.median:.2f} us of {times.repeats} (p25 {times.p25:.2f}, p75 {times.p75:.2f}, "
-            f"min {times.min:.2f}, max {times.max:.2f})",
-            flush=True,
-        )
-        best.append(
-            {
-                "op": op,
-                "dtype": dtype,
-                "sms": None,
-                "nvl_chunk": None,
-                "rdma_chunk": None,
-                "rdma_gbps": None if rdma is None else round(rdma, 4),
-                "nvl_gbps": round(nvl, 4),
-                "transmit_us": round(times.median, 3),
-                "notify_us": round(notify.median, 3) if op == "dispatch" else None,
-                "us": times.to_json(),
-                "bytes": {"rdma": round(volume.rdma), "nvl": round(volume.nvl), "off_node": round(volume.wire)},
-                "per_rank_us": [round(sorted(peer["times"][index])[len(peer["times"][index]) // 2], 3) for peer in timed["per_rank"]],
-            }
-        )
-    record = {
-        "test": "alltoall",
-        "torch": str(torch.__version__),
-        "backend": args.backend,
-        "fp8_emulated": emulated,
-        "world": place.world,
-        "best": best,
-        "passed_cases": cases,
-        "correctness": {"passed": True, "cases": cases, "received_tokens_checked": checked[0], "combined_tokens_checked": checked[1]},
-        "complete": True,
-    }
-    print(MARK + json.dumps(record), flush=True)
-
-
 def main() -> int:
     place = Place(dict(os.environ))
     try:
@@ -312,22 +145,6 @@ def main() -> int:
         # A lost peer shows as a long native message; the first line tells.
         print(f"[alltoall] rank {place.rank}: {str(error).splitlines()[0] if str(error) else error!r}", file=sys.stderr, flush=True)
         return 1
-
-
-def leave(code: int) -> NoReturn:
-    """End this process with no process group taken down.
-
-    ~ProcessGroupGloo joins its threads with the GIL held, while one of them may need the GIL to drop the last tensor of
-    its last work (torch 2.6): destroy_process_group, and the interpreter's own end, then wait for ever. A group whose
-    peers are lost may wait as well.
-    """
-    with suppress(Exception):
-        # What the launcher registered: evidence of where the pages were.
-        atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

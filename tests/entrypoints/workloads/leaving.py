@@ -1,4 +1,4 @@
-"""The alltoall rank program in a Python where taking down a process group never ends (see alltoall_rank.leave). Needs torch."""
+"""The alltoall rank program in a Python where taking down a process group never ends (see alltoall_group.leave). Needs torch."""
 
 import runpy
 import time
