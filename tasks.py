@@ -42,7 +42,7 @@ def verb(name: str, words: list[str], options: dict[str, str]) -> None:
         "source": "NAME=PATH: repository or tarball that holds the pinned commit (repeatable)",
         "engine": "auto or docker",
         "tag": "name of the image (default epbox:RECIPE)",
-        "push": "push it to the registry that --tag names, and print name@digest",
+        "push": "push it to the registry that --tag names, and print name@digest, the digest that verify proves",
         "platform": "such as linux/arm64",
         "oci": "also write the image to this file, as OCI layout archive with reproducible bytes",
         "no-cache": "run every step again",
@@ -62,9 +62,11 @@ def build(
     locked: bool = False,
 ) -> None:
     """Build an image from a recipe."""
-    from images import build, ship
+    from images import build, registry, ship
 
     with exit_code("build"):
+        if push:
+            registry.ready(tag)
         name = recipe or build.default_recipe()
         image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache, locked))
         if oci:

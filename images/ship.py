@@ -5,26 +5,19 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from entrypoints.errors import EngineError, UsageError
+from entrypoints.errors import EngineError
 from entrypoints.output import say
 
-from . import build, oci
+from . import build, oci, registry
 from .build import Image
 from .engine import Engine
 
 
 def push(image: Image) -> str:
-    """Push under the image's name and return name@digest, the only reference that always means these bytes."""
-    if "/" not in image.name:
-        raise UsageError(f"{image.name} names no registry", where="--push", hint="give one: --tag REGISTRY/NAME:TAG")
-    digest = ""
-    for event in image.engine.client().api.push(image.name, stream=True, decode=True):
-        if "error" in event:
-            raise EngineError(f"push failed: {event['error']}", where=image.name, hint="docker login, or check the registry's name")
-        digest = event.get("aux", {}).get("Digest", digest)
-    reference = f"{image.name.rsplit(':', 1)[0]}@{digest}"
-    say(f"pushed {reference}")
-    return reference
+    """Push the normalised image, whose digest `verify` proves, and return name@digest, the only reference that always means these bytes."""
+    with TemporaryDirectory(prefix="epbox-push-") as folder:
+        layout = export(image.engine, image.id, Path(folder, "image.tar"), image.name)
+        return registry.push(layout, image.name)
 
 
 def save(image: Image, path: Path) -> oci.Layout:
