@@ -17,8 +17,8 @@ from . import build, compare, engine, lock, ship, sources
 from .recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
-#: How the second build differs. What runs inside the engine's own build containers (host name, clock, CPU count) is the engine's to choose.
-VARIED = ("folder of the checkout", "temporary folder", "umask", "locale", "time zone", "host name", "CPU count", "hash seed")
+#: How far the second build's clock is ahead, for what runs on this host: another day, and yet no package list is out of date.
+_LATER = "+25h"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def verify_recipe(
             _copy_checkout(copy)
         for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
-            say(f"build {number} of 2" + (f", with other {', '.join(VARIED)}" if number == 2 else ""))
+            say(f"build {number} of 2" + (f", with other {', '.join(variation())}" if number == 2 else ""))
             _build(what, tag, where, copy, identity, [absolute(word) for word in source], varied=number == 2)
             layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
             say(f"build {number}: {layouts[-1].digest}")
@@ -118,14 +118,28 @@ def _build(
     command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked)), *source]
     if varied:
         environment |= {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
-        # The base is bootstrapped by this process, so its host name and CPUs take part.
-        own_name = os.geteuid() == 0 and shutil.which("unshare")
-        line = f"umask 027; {'hostname other-host; ' if own_name else ''}exec {_one_cpu()}{shlex.join(command)}"
-        command = [*(["unshare", "--uts"] if own_name else []), "sh", "-c", line]
+        # The base is bootstrapped by this process, so its host name, CPUs and clock take part.
+        line = f"umask 027; {'hostname other-host; ' if _own_name() else ''}exec {_one_cpu()}{_later()}{shlex.join(command)}"
+        command = [*(["unshare", "--uts"] if _own_name() else []), "sh", "-c", line]
     done = subprocess.run(command, cwd=copy, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise EngineError(f"the build for {tag} ended with exit code {done.returncode}", hint="the lines above say why")
 
 
+def variation() -> tuple[str, ...]:
+    """How the second build differs on this host. What runs in the engine's build containers has the engine's host name, clock and CPUs."""
+    always = ("folder of the checkout", "temporary folder", "umask", "locale", "time zone", "hash seed")
+    able = {"host name": _own_name(), "CPU count": bool(_one_cpu()), f"clock of this host's programs ({_LATER})": bool(_later())}
+    return (*always, *(what for what, possible in able.items() if possible))
+
+
+def _own_name() -> bool:
+    return os.geteuid() == 0 and shutil.which("unshare") is not None
+
+
 def _one_cpu() -> str:
     return f"taskset --cpu-list {min(os.sched_getaffinity(0))} " if shutil.which("taskset") else ""
+
+
+def _later() -> str:
+    return f"faketime -f {_LATER} " if shutil.which("faketime") else ""

@@ -1,5 +1,6 @@
 """verify: equal builds give one digest, others exit 6 with the file's name."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import UsageError, WrongNumbers
-from images import engine, ship, verify
+from images import engine, recipe, ship, verify
 from tests.helpers.fake_image import image
 
 ENGINE = engine.Engine("unix:///nowhere", True, "20.10")
@@ -69,3 +70,28 @@ def test_sources_reach_the_builds_as_absolute_paths(builds: Any, tmp_path: Path,
     assert [words[2] for words in told] == [[f"deepep={tmp_path}/here"]] * 2
     with pytest.raises(UsageError, match="does not exist"):
         verify.verify_recipe("deepep-v1", source=("deepep=absent",))
+
+
+def test_what_varies_is_what_this_host_can_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert {"umask", "host name", "CPU count", "clock of this host's programs (+25h)"} <= set(verify.variation())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not {"host name", "CPU count"} & set(verify.variation()) and not any("clock" in each for each in verify.variation())
+
+
+def test_the_second_build_runs_in_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build's own process tells what it sees."""
+    (tmp_path / "tmp").mkdir()
+    seen = tmp_path / "seen"
+    probe = "import os, time; print(oct(os.umask(0)), os.environ['TZ'], len(os.sched_getaffinity(0)), int(time.time()), file=open(%r, 'w'))"
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec /usr/bin/env python3 -c "{probe % str(seen)}"\n')
+    (tmp_path / "python").chmod(0o755)
+    verify._build(recipe.load_recipe("cpu"), "t", ENGINE, tmp_path, {}, (), varied=True)
+    umask, zone, cpus, now = seen.read_text().split()
+    assert (umask, zone) == ("0o27", "Pacific/Kiritimati")
+    if verify._one_cpu():
+        assert cpus == "1"
+    if verify._later():
+        assert 24 * 3600 < int(now) - time.time() < 26 * 3600
