@@ -178,11 +178,9 @@ def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> t
     gone = tuple(dict.fromkeys(re.findall(r"epbox: drift: (\S+ \S+ -> \S+)", text)))
     if gone:
         return gone
-    broken = re.search(r"epbox: lock: (.+)", text)
+    broken = _broken(text)
     if broken:
-        raise EngineError(
-            broken[1].strip(), where=recipe.shown(path), hint="do not use this mirror, or make the lock again: ./inv lock --update"
-        )
+        raise EngineError(broken, where=recipe.shown(path), hint="do not use this mirror, or make the lock again: ./inv lock --update")
     for line in progress.tail():
         say(f"  | {line}")
     cause = likely_cause([*progress.tail(), progress.last])
@@ -191,6 +189,19 @@ def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> t
         where=f"{recipe.shown(path)}",
         hint=f"likely cause: {cause}" if cause else "the lines above are the end of its output",
     )
+
+
+def _broken(log: str) -> str | None:
+    """What a step found to be another file than the lock's: a step's own words about a package, or pip's about a wheel."""
+    found = re.search(r"epbox: lock: (.+)", log)
+    if found:
+        return found[1].strip()
+    plain = re.sub(r"^#\d+ [\d.]+ ", "", log, flags=re.MULTILINE)  # BuildKit puts step and seconds before every line
+    wheel = re.search(r"^ *(\S+)(?: from [^\n]*)?:\s+Expected sha256 (\w+(?:\s+Expected +or \w+)*)\s+Got +(\w+)", plain, re.MULTILINE)
+    if wheel is None:
+        return None
+    locked = re.sub(r"\s+Expected +or ", " or ", wheel[2])
+    return f"{wheel[1]} has sha256 {wheel[3]}, the lock says {locked}"
 
 
 def _tag(where: engine.Engine, image_id: str, name: str) -> None:

@@ -1,13 +1,16 @@
 """Locked builds against the real mirror: a wrong hash stops them, a vanished version is labelled or refused, and the result verifies."""
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 from entrypoints.errors import EngineError
-from images import build, engine, examine, lock, recipe
+from images import build, engine, examine, lock, recipe, render
 
 Tamper = Callable[[dict[str, str]], None]
 
@@ -24,12 +27,16 @@ def tampered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tamper], None]:
     return change
 
 
+def flip(digits: str) -> str:
+    return ("1" if digits[0] == "0" else "0") + digits[1:]
+
+
 def gone(package: dict[str, str]) -> None:
     package["version"] = "0.0-1"
 
 
 def flipped(package: dict[str, str]) -> None:
-    package["sha256"] = ("1" if package["sha256"][0] == "0" else "0") + package["sha256"][1:]
+    package["sha256"] = flip(package["sha256"])
 
 
 def test_a_package_with_another_hash_stops_the_build_and_is_named(engine: engine.Engine, tampered: Callable[[Tamper], None]) -> None:
@@ -38,6 +45,59 @@ def test_a_package_with_another_hash_stops_the_build_and_is_named(engine: engine
         build.build(build.BuildOptions("cpu", tag="epbox-test:tampered"))
     assert caught.value.exit_code == 10
     assert not engine.client().images.list("epbox-test:tampered")
+
+
+def test_a_package_of_the_base_with_another_hash_is_named_before_anything_is_bootstrapped(
+    engine: engine.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document: dict[str, Any] = copy.deepcopy(dict(lock.load(recipe.load_recipe("cpu")) or {}))
+    flipped(document["base_packages"]["bash"])
+    monkeypatch.setattr(lock, "load", lambda *words: document)
+    before = {image.id for image in engine.client().images.list()}
+    with pytest.raises(EngineError, match=r"bash \S+ has sha256 [0-9a-f]{64}.* the lock says") as caught:
+        build.build(build.BuildOptions("cpu", tag="epbox-test:tampered"))
+    assert caught.value.exit_code == 10
+    assert {image.id for image in engine.client().images.list()} == before
+
+
+WHEEL = """{% import "macros.j2" as m %}
+FROM {{ base }}
+{{ m.apt_install("trixie", ("python3-pip",)) -}}
+{{ m.pip_install("tiny.txt", "/opt/tiny", "python3") -}}
+"""
+
+
+@pytest.fixture
+def wheel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Turn the cpu recipe into one that installs a small wheel by this hash-locked list."""
+    whole = render.write_context
+
+    def replace(requirements: str) -> None:
+        def write(what: recipe.Recipe, folder: Path, *words: Any) -> None:
+            whole(what, folder, *words)
+            environment = jinja2.Environment(loader=jinja2.FileSystemLoader(render.TEMPLATES), trim_blocks=True, lstrip_blocks=True)
+            environment.globals["locked_stage"] = lambda packages: None
+            base = re.search(r"^FROM (\S+)", (folder / "Dockerfile").read_text(), re.MULTILINE)
+            assert base
+            (folder / "Dockerfile").write_text(environment.from_string(WHEEL).render(base=base[1]).lstrip())
+            (folder / "locks" / "tiny.txt").write_text(requirements)
+
+        monkeypatch.setattr(render, "write_context", write)
+
+    return replace
+
+
+def test_one_byte_of_a_wheel_s_hash_stops_the_build_and_both_are_named(engine: engine.Engine, wheel: Callable[[str], None]) -> None:
+    locked = re.search(r"^idna==.*\n( +--hash=.*\n)+", Path("requirements/dev.txt").read_text(), re.MULTILINE)
+    assert locked
+    wheel(locked[0].rstrip(" \\\n") + "\n")
+    build.build(build.BuildOptions("cpu", tag="epbox-test:wheel"))  # the real hashes are right
+    engine.client().images.remove("epbox-test:wheel")
+    wheel(re.sub(r"(?<=sha256:)[0-9a-f]{64}", lambda found: flip(found[0]), locked[0].rstrip(" \\\n")) + "\n")
+    with pytest.raises(EngineError, match=r"idna==\S+ has sha256 [0-9a-f]{64}, the lock says [0-9a-f]{64}") as caught:
+        build.build(build.BuildOptions("cpu", tag="epbox-test:wheel"))
+    assert caught.value.exit_code == 10
+    assert not engine.client().images.list("epbox-test:wheel")
 
 
 def test_a_version_that_left_the_mirror_is_refused_by_locked(engine: engine.Engine, tampered: Callable[[Tamper], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EngineError, UsageError
-from images import debian, lock, recipe, render
+from images import build, debian, engine, lock, recipe, render
 from images.debian import Package
 
 
@@ -103,8 +103,34 @@ def test_one_byte_of_a_wheel_hash_is_fatal_and_its_list_is_named(tmp_path: Path)
 def test_another_commit_is_fatal_and_named(tmp_path: Path) -> None:
     what, document = gpu_lock(tmp_path)
     document["git"]["nvshmem"]["commit"] = "0" * 40
-    with pytest.raises(EngineError, match=r"locks commit 0{40} of nvshmem, the recipe pins 131da55f"):
+    with pytest.raises(EngineError, match=r"locks commit 0{40} of nvshmem, the recipe pins 131da55f") as caught:
         lock.check(what, document, tmp_path)
+    assert caught.value.exit_code == 10
+
+
+def test_another_commit_ends_the_build_before_an_engine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = copy.deepcopy(dict(lock.load(recipe.load_recipe("deepep-v1")) or {}))
+    document["git"]["deepep"]["commit"] = "0" * 40
+    monkeypatch.setattr(lock, "load", lambda *words: document)
+    monkeypatch.setattr(engine, "ensure", lambda *words: pytest.fail("an engine was asked"))
+    with pytest.raises(EngineError, match=r"deepep-v1/lock\.json: locks commit 0{40} of deepep") as caught:
+        build.build(build.BuildOptions("deepep-v1"))
+    assert caught.value.exit_code == 10
+
+
+PIP = """#14 9.871 ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.
+#14 9.872     torch==2.11.0 from https://files.example/torch-2.11.0-cp313.whl (from -r /run/locks/torch.txt (line 1)):
+#14 9.873         Expected sha256 aaaa
+#14 9.873         Expected     or bbbb
+#14 9.874              Got        cccc
+"""
+
+
+def test_a_wheel_of_another_hash_is_named_from_pip_s_words() -> None:
+    assert build._broken(PIP) == "torch==2.11.0 has sha256 cccc, the lock says aaaa or bbbb"
+    assert build._broken(PIP.replace("#14 9.873         Expected     or bbbb\n", "")) == "torch==2.11.0 has sha256 cccc, the lock says aaaa"
+    assert build._broken("#14 1.0 epbox: lock: numactl 1 has sha256 a, the lock says b\n") == "numactl 1 has sha256 a, the lock says b"
+    assert build._broken("#14 1.0 Got cccc\n") is None
 
 
 def test_pins_are_one_line_a_package_and_dropped_ones_float(locked: dict[str, Any]) -> None:
