@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from html import escape
 from math import isfinite
 
+#: Width of bars and lines in the drawing's own units: narrow, so that 12 units of text are still read on a phone.
+WIDTH = 420
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -20,7 +23,7 @@ class Bar:
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    box = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.15:g}px"'
+    box = f'viewBox="0 0 {width:g} {height:g}" style="width:{width * 1.1:g}px"'
     return f'<svg class="chart" role="img" {box}><title>{escape(title)}</title>{"".join(parts)}</svg>'
 
 
@@ -30,9 +33,9 @@ def bars(title: str, items: Sequence[Bar]) -> str:
     if not items:
         return ""
     top = max([item.high or item.value for item in items] + [1e-12])
-    label_width = min(170.0, 18 + 7.2 * max(len(item.label) for item in items))
+    label_width = min(170.0, 18 + 7.8 * max(len(item.label) for item in items))
     text_width = 14 + 6.8 * max(len(item.text) for item in items)
-    room = max(60.0, 480 - label_width - text_width)
+    room = max(60.0, WIDTH - label_width - text_width)
     parts = []
     for row, item in enumerate(items):
         y = 4 + 24 * row
@@ -47,7 +50,7 @@ def bars(title: str, items: Sequence[Bar]) -> str:
             left, right = (label_width + room * value / top for value in (item.low, item.high))
             parts.append(f'<path class="whisker" d="M{left:.1f} {y + 9}H{right:.1f}M{left:.1f} {y + 4}v10M{right:.1f} {y + 4}v10"/>')
         parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 13}" data-source="{source}">{escape(item.text)}</text>')
-    return _svg(480, 8 + 24 * len(items), title, parts)
+    return _svg(WIDTH, 8 + 24 * len(items), title, parts)
 
 
 def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], value: int) -> str:
@@ -61,7 +64,7 @@ def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], 
     low, high = min(numbers), max(numbers)
     side, tall, left, top = 54, 26, 76, 40
     names = {0: "default"}
-    parts = [f'<text x="{left}" y="14" class="axis">RDMA chunk across, NVL chunk down; GB/s</text>' if columns != [0] else ""]
+    parts = [f'<text x="8" y="14" class="axis">RDMA chunk across, NVL chunk down; GB/s</text>' if columns != [0] else ""]
     parts += [f'<text x="{left + side * i + side / 2:g}" y="33" text-anchor="middle">{c:g}</text>' for i, c in enumerate(columns) if c]
     parts += [
         f'<text x="{left - 8}" y="{top + tall * i + 17}" text-anchor="end">{names.get(int(r), f"{r:g}")}</text>' for i, r in enumerate(rows)
@@ -70,15 +73,14 @@ def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], 
         x, y = left + side * columns.index(point[1] or 0), top + tall * rows.index(point[0] or 0)
         share = (number - low) / (high - low) if high > low else 1.0
         best = " best" if number == high else ""
-        tone = "over" if share > 0.55 else "under"
         parts.append(
-            f'<rect class="cell{best}" x="{x}" y="{y}" width="{side - 2}" height="{tall - 2}" fill-opacity="{0.06 + 0.94 * share:.2f}"/>'
+            f'<rect class="cell{best}" x="{x}" y="{y}" width="{side - 2}" height="{tall - 2}" fill-opacity="{0.05 + 0.95 * share:.2f}"/>'
         )
         place = escape(f"{source}: NVL chunk {point[0]:g}, RDMA chunk {point[1] or 0:g}", quote=True)
         parts.append(
-            f'<text class="{tone}" x="{x + side / 2 - 1:g}" y="{y + 17}" text-anchor="middle" data-source="{place}">{number:.1f}</text>'
+            f'<text class="value" x="{x + side / 2 - 1:g}" y="{y + 17}" text-anchor="middle" data-source="{place}">{number:.1f}</text>'
         )
-    return _svg(left + side * len(columns) + 8, top + tall * len(rows) + 6, f"{title}, {low:.2f} to {high:.2f} GB/s", parts)
+    return _svg(max(280, left + side * len(columns) + 8), top + tall * len(rows) + 6, f"{title}, {low:.2f} to {high:.2f} GB/s", parts)
 
 
 def line(title: str, points: Sequence[tuple[str, float, bool, str]]) -> str:
@@ -86,7 +88,7 @@ def line(title: str, points: Sequence[tuple[str, float, bool, str]]) -> str:
     points = [point for point in points if isfinite(point[1])]
     if not points:
         return ""
-    width, height, left, base = 480, 190, 54, 150
+    width, height, left, base = WIDTH, 190, 54, 150
     top = max(value for _, value, _, _ in points) or 1.0
     step = (width - left - 24) / max(1, len(points) - 1)
     spots = [(left + 8 + step * i, base - 125 * max(0.0, value) / top) for i, (_, value, _, _) in enumerate(points)]

@@ -1,6 +1,7 @@
 """The sections with figures: best lines, references, all-to-all, wire, sweep, ranks, ablation."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from entrypoints.report.charts import Bar, bars, heat_map
@@ -17,6 +18,51 @@ def name(item: dict[str, Any]) -> str:
 
 
 def best(material: Material) -> str:
+    """What the runs printed as their best; several runs of a bench are told by median and range first, and folded one by one."""
+    runs = material.document["runs"]
+    summary = material.document.get("summary") or [] if len(runs) > 1 else []
+    rows = []
+    for i, row in enumerate(summary[:40]):
+        at = f"{material.origin}#summary[{i}]."
+        span = f"{number(row['min_gbps'], at + 'min_gbps')} .. {number(row['max_gbps'], at + 'max_gbps')}"
+        unit = "" if row["direction"] == "total" else f" ({row['direction']})"
+        middle = number(row["median_gbps"], at + "median_gbps")
+        rows.append([name(row), row.get("arm"), middle, Safe(span), f"GB/s{unit}", number(row["runs"], at + "runs", 0)])
+    parts = [_columns(["best", "arm", "median", "min .. max", "figure", "runs"], rows, (2, 3, 5))] if rows else []
+    each = _each_run(material)
+    more = f"The first {MOST_RUNS} of {len(runs)} runs; all are in result.json." if len(runs) > MOST_RUNS else ""
+    if parts and each:
+        each = f"<details><summary>Run by run</summary>{each}{soft(more)}</details>"
+    notes = [
+        f"not complete: {'; '.join(map(str, run['missing'][:6]))}"
+        for run in runs[:1]
+        if material.document.get("status") != "incomplete" and not run.get("complete") and run.get("missing")
+    ]
+    return section("best", "Best figures", *parts, _low_latency(material), each, "" if parts else soft(more), *map(soft, notes))
+
+
+def _low_latency(material: Material) -> str:
+    """Both kernels together and each alone: median over the ranks, and their range."""
+    rows = []
+    for i, run in enumerate(material.document["runs"][:1]):
+        for label, part, keys in (
+            ("dispatch + combine", "low_latency", ("dispatch_combine_gbps", "avg_us")),
+            ("dispatch", "low_latency_kernels", ("dispatch_gbps", "dispatch_us")),
+            ("combine", "low_latency_kernels", ("combine_gbps", "combine_us")),
+        ):
+            cells: list[Any] = []
+            for key in keys:
+                values = [float(entry[key]) for entry in run.get(part) or () if entry.get(key) is not None]
+                at = f"over ranks: {material.origin}#runs[{i}].{part}[*].{key}"
+                if values:
+                    cells += [number(median(values), at), Safe(f"{number(min(values), at)} .. {number(max(values), at)}")]
+            if cells:
+                rows.append([label, *cells])
+    head = ["median over ranks", "GB/s", "slowest .. fastest", "us", "fastest .. slowest"]
+    return table(head, rows, (1, 2, 3, 4)) if rows else ""
+
+
+def _each_run(material: Material) -> str:
     rows = []
     runs = material.document["runs"]
     for i, run in enumerate(runs[:MOST_RUNS]):
@@ -25,15 +71,20 @@ def best(material: Material) -> str:
             chunks = " / ".join(str(item[key]) for key in ("nvl_chunk", "rdma_chunk") if item.get(key) is not None)
             time = "transmit_us" if item.get("transmit_us") is not None else "time_us"
             figures = [
-                number(item.get(key), at + key, digits) for key, digits in (("rdma_gbps", 2), ("nvl_gbps", 2), (time, 0), ("notify_us", 0))
+                number(item.get(key), at + key, digits) if item.get(key) is not None else None
+                for key, digits in (("rdma_gbps", 2), ("nvl_gbps", 2), (time, 0), ("notify_us", 0))
             ]
-            rows.append([i + 1, run.get("arm") or run["test"], name(item), item.get("sms"), chunks or None, *figures])
-    head = ["run", "test or arm", "best", "SMs", "NVL / RDMA chunk", "GB/s (RDMA)", "GB/s (NVL)", "us", "notify us"]
-    more = f"The first {MOST_RUNS} of {len(runs)} runs; all are in result.json." if len(runs) > MOST_RUNS else ""
-    notes = [
-        f"not complete: {'; '.join(map(str, run['missing'][:6]))}" for run in runs[:1] if not run.get("complete") and run.get("missing")
-    ]
-    return section("best", "Best figures", table(head, rows, (0, 3, 5, 6, 7, 8)) if rows else "", soft(more), *map(soft, notes))
+            which = [i + 1, run.get("arm") or run["test"]] if len(runs) > 1 else [None, None]
+            rows.append([which[0], name(item), *figures, item.get("sms"), chunks or None, which[1]])
+    head = ["run", "best", "GB/s (RDMA)", "GB/s (NVL)", "us", "notify us", "SMs", "NVL / RDMA chunk", "test or arm"]
+    return _columns(head, rows, (0, 2, 3, 4, 5, 6)) if rows else ""
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int]) -> str:
+    """A table without the columns that hold nothing: on a phone every one pushes a figure out of sight."""
+    kept = [i for i in range(len(head)) if any(row[i] is not None for row in rows)]
+    shown = [[row[i] for i in kept] for row in rows]
+    return table([head[i] for i in kept], shown, [place for place, i in enumerate(kept) if i in right])
 
 
 def references(material: Material) -> str:
@@ -50,7 +101,7 @@ def references(material: Material) -> str:
         )
     text = "Ratio: above 1 is better here, for bandwidths and times alike. Only results of the same test and shape."
     head = ["figure", "here", "there", "ratio", "hardware", "source"]
-    return section("references", "Against published results", table(head, cells, (1, 2, 3), (4,)), soft(text))
+    return section("references", "Against published results", table(head, cells, (1, 2, 3), (4, 5)), soft(text))
 
 
 def alltoall_rows(material: Material) -> tuple[list[list[Any]], str]:
@@ -110,9 +161,30 @@ def sweep(material: Material) -> str:
     parts = []
     for source, item in material.sweeps[:6]:
         column = 2 if any(point[2] is not None for point in item["points"]) else 3
+        if all(point[1] is None for point in item["points"]):
+            parts.append(f"<h3>{cell_title(item)}, GB/s by NVL chunk</h3>" + _sweep_bars(source, item, column))
+            continue
         chart = heat_map(f"{name(item)} sweep", source, item["points"], column)
         parts.append(f'<h3>{cell_title(item)}</h3><div class="scroll heat">{chart}</div>' if chart else "")
-    return section("sweep", "Tuning sweep: NVL chunk x RDMA chunk", *parts)
+    return section("sweep", "Tuning sweep", *parts)
+
+
+def _sweep_bars(source: str, item: dict[str, Any], column: int) -> str:
+    """Within a node there are no RDMA chunks: bars, the best one strong."""
+    top = max(point[column] for point in item["points"])
+    return bars(
+        f"{name(item)} sweep",
+        [
+            Bar(
+                f"{point[0]:g}" if point[0] else "default",
+                point[column],
+                f"{point[column]:.1f}",
+                f"{source}: NVL chunk {point[0]:g}",
+                tone="bar" if point[column] == top else "bar2",
+            )
+            for point in item["points"]
+        ],
+    )
 
 
 def cell_title(item: dict[str, Any]) -> Safe:
@@ -134,8 +206,11 @@ def _rank_chart(title: str, unit: str, values: Sequence[float], sources: Sequenc
 
 
 def ranks(material: Material) -> str:
+    """Rank by rank of one run: of an ablation the first that was bound by the plan, else the first."""
+    runs = material.document["runs"]
+    chosen = next((i for i, run in enumerate(runs) if run.get("arm") == "nic+cpu+mem"), 0)
     parts = []
-    for i, run in enumerate(material.document["runs"][:2]):
+    for i, run in list(enumerate(runs))[chosen : chosen + 1]:
         at = f"{material.origin}#runs[{i}]."
         low = sorted(enumerate(run.get("low_latency") or ()), key=lambda pair: int(pair[1]["rank"]))
         if low:
@@ -147,7 +222,8 @@ def ranks(material: Material) -> str:
             if values:
                 sources = [f"{at}best[{j}].per_rank_us[{k}]" for k in range(len(values))]
                 parts.append(_rank_chart(f"{name(item)}, median time of each rank", "us", values, sources, range(len(values)), True))
-    return section("ranks", "Rank by rank", *parts)
+    which = f"Run {chosen + 1} of {len(runs)}" + (f", arm {runs[chosen]['arm']}." if runs[chosen].get("arm") else ".") if parts else ""
+    return section("ranks", "Rank by rank", soft(which) if len(runs) > 1 else "", *parts)
 
 
 def ablation(material: Material) -> str:

@@ -96,7 +96,7 @@ def evidence(material: Material) -> str:
         "evidence",
         "Evidence: what the kernel says of each rank",
         *map(soft, lines),
-        table(head, rows, (0, 1, 5, 6)) if rows else "",
+        table(head, rows, (0, 1, 5, 6), (2,) if any(not item[0] for item in found) else ()) if rows else "",
         soft(more),
     )
 
@@ -137,9 +137,9 @@ def environment(material: Material) -> str:
     variables = [
         [rank["local_rank"], f"{key}={value}"] for node in nodes[:1] for rank in node["plan"]["ranks"] for key, value in rank["env"].items()
     ]
-    listing = table(["local rank", "variable"], variables[:400])
+    listing = table(["local rank", "variable"], variables[:400], (0,), (1,))
     exported = f"<details><summary>Variables of the ranks of node 0 ({len(variables)})</summary>{listing}</details>"
-    return section("environment", "Environment and lock", table(["what", "value"], rows), exported if variables else "")
+    return section("environment", "Environment and lock", table(["what", "value"], rows, (), (1,)), exported if variables else "")
 
 
 def logs(material: Material) -> str:
@@ -149,7 +149,7 @@ def logs(material: Material) -> str:
             parts.append(f"<details><summary>{escape(log.name)}, {log.size} bytes</summary><pre>{escape(log.text)}</pre></details>")
     empty = [log.name for log in material.logs if not log.size]
     notes = [
-        f"Empty: {', '.join(empty)}." if empty else "",
+        f"Empty: {', '.join(empty[:6])}{f' and {len(empty) - 6} more' if len(empty) > 6 else ''}." if empty else "",
         f"{material.more_logs} more logs are in the folder." if material.more_logs else "",
     ]
     return section("logs", "Logs", *parts, *map(soft, notes))

@@ -18,6 +18,8 @@ def number(value: Any, source: str, digits: int = 2, suffix: str = "") -> Safe:
     """A figure with the path of its origin, such as `result.json#runs[0].best[0].nvl_gbps`; - where there is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         return Safe("-")
+    # A slow host's bandwidths are below 1: two digits after the point would leave one figure.
+    digits += digits == 2 and 0 < abs(value) < 1
     return Safe(f'<span data-source="{escape(source, quote=True)}">{value:.{digits}f}{escape(suffix)}</span>')
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -190,20 +188,3 @@ def test_history_marks_a_regression(tmp_path: Path) -> None:
     assert main(["report", "--history", str(index)]) == 0
     parsed = Page((tmp_path / "history.html").read_text())
     assert [attrs["class"] for tag, attrs in parsed.tags if tag == "circle"] == ["dot", "dot", "bad"]
-
-
-@pytest.mark.slow
-def test_chromium_shows_it_without_a_console_message(folder: Path, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no chromium here")
-    page(folder)
-    for width in (1400, 500):
-        shot = tmp_path / f"{width}.png"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr"]
-        command = [chromium, *flags, f"--window-size={width},900", f"--screenshot={shot}", (folder / "report.html").as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        assert "CONSOLE" not in done.stderr
-        data = shot.read_bytes()
-        assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (width, 900)
-        assert len(data) > 15_000
