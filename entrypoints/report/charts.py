@@ -64,7 +64,7 @@ def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], 
     low, high = min(numbers), max(numbers)
     side, tall, left, top = 54, 26, 76, 40
     names = {0: "default"}
-    parts = [f'<text x="8" y="14" class="axis">RDMA chunk across, NVL chunk down; GB/s</text>' if columns != [0] else ""]
+    parts = ['<text x="8" y="14" class="axis">RDMA chunk across, NVL chunk down; GB/s</text>']
     parts += [f'<text x="{left + side * i + side / 2:g}" y="33" text-anchor="middle">{c:g}</text>' for i, c in enumerate(columns) if c]
     parts += [
         f'<text x="{left - 8}" y="{top + tall * i + 17}" text-anchor="end">{names.get(int(r), f"{r:g}")}</text>' for i, r in enumerate(rows)
