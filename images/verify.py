@@ -118,6 +118,7 @@ def _build(
     command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked)), *source]
     if varied:
         environment |= {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
+        environment |= {"NO_FAKE_STAT": "1"}  # faketime shall change what the time is, not what files say of theirs
         # The base is bootstrapped by this process, so its host name, CPUs and clock take part.
         line = f"umask 027; {'hostname other-host; ' if _own_name() else ''}exec {_one_cpu()}{_later()}{shlex.join(command)}"
         command = [*(["unshare", "--uts"] if _own_name() else []), "sh", "-c", line]
