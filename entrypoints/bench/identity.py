@@ -51,6 +51,7 @@ def versions(home: Path = HOME) -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    found |= compiled(home)
     try:
         # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  ..."
         words = DRIVER.read_text(encoding="ascii", errors="replace").splitlines()[0].split()
@@ -60,11 +61,29 @@ def versions(home: Path = HOME) -> dict[str, str]:
     return found
 
 
+def compiled(home: Path = HOME) -> dict[str, str]:
+    """What the image's recipe compiles from source, with commits: no package's metadata tells of it. Empty outside an image."""
+    try:
+        recipe = load_toml(home / "recipe.toml")
+    except UsageError:
+        return {}
+    parts: list[dict[str, Any]] = [table if isinstance(table := recipe.get(name), dict) else {} for name in ("nvshmem", "deepep")]
+    nvshmem, deepep = parts
+    told = {
+        "nvshmem": (nvshmem.get("version"), nvshmem.get("commit")) if nvshmem.get("source") == "source" else (),
+        "deepep": (deepep.get("tag"), deepep.get("commit")),
+        "fmt": (None, deepep.get("fmt_commit")),
+    }
+    return {
+        name: f"{words[0]}, commit {words[1]}" if words[0] else f"commit {words[1]}" for name, words in told.items() if words and words[1]
+    }
+
+
 def image(home: Path = HOME) -> dict[str, Any] | None:
     """Name, id, recipe and lock digest of the image this runs in; None outside an image."""
-    files = {path.stem: value for path in sorted(home.glob("*.json")) if (value := _read_json(path)) is not None}
+    files = {name: value for name in ("image", "labels") if (value := _read_json(home / f"{name}.json")) is not None}
     lock = home / "lock.json"
-    if not files and not (home / "recipe.toml").is_file():
+    if not files and not lock.is_file() and not (home / "recipe.toml").is_file():
         return None
     labels: dict[str, Any] = next((files[name] for name in ("image", "labels") if isinstance(files.get(name), dict)), {})
     return {
@@ -74,6 +93,16 @@ def image(home: Path = HOME) -> dict[str, Any] | None:
         "lock": digest(lock),
         "labels": labels,
     }
+
+
+def sbom(kind: str, home: Path = HOME) -> str:
+    """The SBOM in this image, `kind` "spdx" or "cyclonedx"; UsageError outside an image, or in one that was built without a lock."""
+    path = home / {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json"}[kind]
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        why = "this image was built without a lock" if image(home) else "no image: this runs from a checkout"
+        raise UsageError(f"{why}, so there is no {path}", where="--sbom", hint="./inv sbom describes a built image") from None
 
 
 def recipe_name(home: Path = HOME) -> str | None:

@@ -1,6 +1,6 @@
 """Every check, what it is called, which workloads need it, and where its rule comes from."""
 
-from entrypoints.preflight import container, gpu, gpu_state, hca, libraries, network, numa, pci, shape
+from entrypoints.preflight import container, gpu, gpu_state, hca, libraries, network, numa, packages, pci, shape
 from entrypoints.preflight.model import DEEPEP, EVERY, V1, V2, Check
 
 ONLY_V1, ONLY_V2 = frozenset({V1}), frozenset({V2})
@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     Check("gpu.health", "GPU memory errors", DEEPEP, gpu_state.health, "NVML ECC, retired pages, remapped rows"),
     Check("gpu.throttling", "GPU slowdown", DEEPEP, gpu_state.throttling, "NVML clock event reasons"),
     Check("gpu.clocks", "GPU clocks and persistence", DEEPEP, gpu_state.clocks, "NVML clocks, persistence mode"),
+    Check("lib.lock", "packages as locked", EVERY, packages.locked, "/opt/epbox/sbom.spdx.json of the image; DeepEP#710"),
     Check("lib.identity", "one NVSHMEM, one NCCL", DEEPEP, libraries.identity, "NeMo Automodel#2614, sglang#12949, DeepEP#710"),
     Check("lib.transports", "NVSHMEM transports", ONLY_V1, libraries.transports, "nvshmem_transport_ibgda NEEDED list"),
     Check("lib.nvshmem", "NVSHMEM fits DeepEP", DEEPEP, libraries.nvshmem_pairing, "DeepEP#696, #564, #764"),

@@ -1,4 +1,4 @@
-"""version: what is installed here, by metadata alone, and which image this is."""
+"""version: what is installed here, by metadata alone, which image this is, and the image's SBOM."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -7,12 +7,16 @@ from entrypoints.verbs.common import add_format_option
 
 def configure(parser: ArgumentParser) -> None:
     add_format_option(parser, "table", "json")
+    parser.add_argument("--sbom", choices=("spdx", "cyclonedx"), help="print the SBOM that lies in this image, and nothing else")
 
 
 def run(args: Namespace) -> int:
     from entrypoints.bench import identity
     from entrypoints.output import emit_json, table
 
+    if args.sbom:
+        print(identity.sbom(args.sbom), end="")
+        return 0
     versions, image = identity.versions(), identity.image()
     if args.format == "json":
         emit_json({"schema": "epbox.version/1", "versions": versions, "image": image, "engine": identity.engine()})

@@ -17,6 +17,7 @@ from entrypoints.bench.parsing import alltoall_results
 from entrypoints.errors import PreflightFailed, UsageError
 from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.results.parse import parse_lines
+from images import recipe, render, sources
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,32 @@ def test_image_identity_comes_from_the_images_own_files(tmp_path: Path, monkeypa
     assert found is not None
     assert (found["name"], found["id"], found["recipe"]) == ("epbox:cpu", "sha256:1", "cpu")
     assert found["lock"] == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_what_the_recipe_compiles_is_told_with_its_commits(tmp_path: Path) -> None:
+    assert identity.compiled(tmp_path) == {}
+    for name, parts in {"deepep-v1": {"nvshmem", "deepep"}, "deepep-v2": {"deepep", "fmt"}, "cpu": set()}.items():
+        what = recipe.load_recipe(name)
+        (tmp_path / "recipe.toml").write_text(render.recipe_text(what))
+        found = identity.compiled(tmp_path)
+        assert set(found) == parts and set(found.items()) <= set(identity.versions(tmp_path).items())
+        for part, words in found.items():
+            assert words.endswith(f"commit {sources.commits(what)[part]}")
+    (tmp_path / "recipe.toml").write_text("nvshmem = 1\n[deepep]\n")
+    assert identity.compiled(tmp_path) == {}
+
+
+def test_the_sbom_of_an_image_is_printed_and_of_nothing_else(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(identity.sbom, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(identity.image, "__defaults__", (tmp_path,))
+    assert main(["version", "--sbom", "spdx"]) == 2
+    assert "this runs from a checkout" in capsys.readouterr().err
+    (tmp_path / "recipe.toml").write_text('name = "cpu"\n')
+    assert main(["version", "--sbom", "cyclonedx"]) == 2
+    assert "built without a lock" in capsys.readouterr().err
+    (tmp_path / "sbom.spdx.json").write_text('{"é": 1}\n')
+    assert main(["version", "--sbom", "spdx"]) == 0
+    assert capsys.readouterr().out == '{"é": 1}\n'
 
 
 def test_version_verb(capsys: Any) -> None:

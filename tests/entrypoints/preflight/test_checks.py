@@ -1,6 +1,7 @@
 """Every check against a host that passes it and hosts that do not; the table is complete by a test of its own."""
 
 import errno
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -116,6 +117,22 @@ def no_dmabuf(host: FakeHost) -> None:
     host.write("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Mon")
 
 
+def locked(numactl: str = "2.0.19-1", nccl: str = "2.28.9", sbom: str | None = None) -> Break:
+    """An image whose SBOM lists two packages and one wheel; the arguments are what is really installed."""
+    purls = (
+        "pkg:deb/debian/bash@5.2%2B1?arch=amd64&distro=trixie",
+        "pkg:deb/debian/numactl@2.0.19-1?arch=amd64",
+        "pkg:pypi/nvidia-nccl-cu12@2.28.9",
+    )
+    packages = [{"name": "x", "externalRefs": [{"referenceLocator": purl}]} for purl in purls] + [{"name": "nvshmem"}]
+    installed = f"Package: numactl\nStatus: install ok installed\nVersion: {numactl}\n" if numactl else ""
+    return several(
+        write("opt/epbox/sbom.spdx.json", json.dumps({"packages": packages}) if sbom is None else sbom),
+        write("var/lib/dpkg/status", f"Package: bash\nStatus: install ok installed\nVersion: 5.2+1\n\n{installed}"),
+        lambda host: swap_package(host, "nvidia_nccl_cu12", nccl),
+    )
+
+
 #: Changes after which the check still passes, beside the host as it is (None).
 GOOD: dict[str, list[Break | None]] = {
     "host.name": [None],
@@ -170,6 +187,7 @@ GOOD: dict[str, list[Break | None]] = {
     "gpu.health": [None],
     "gpu.throttling": [None],
     "gpu.clocks": [None],
+    "lib.lock": [locked(), several(locked(), write(f"{SITE}/added-1.0.dist-info/METADATA", ""))],
     "lib.identity": [None],
     "lib.transports": [None],
     "lib.nvshmem": [None],
@@ -382,6 +400,20 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (gpu(0, max_sm_clock=1755), "WARN", "differs"),
         (gpu(7, memory_used=40 << 30), "WARN", "GPU7 40960 MiB in use"),
         (lambda host: setattr(host.probes, "report", GpuReport()), "NOT_RUN", "no GPU"),
+    ],
+    "lib.lock": [
+        (lambda host: None, "NOT_RUN", "sbom.spdx.json"),
+        (locked(numactl="2.0.20-1"), "WARN", "numactl 2.0.20-1, locked 2.0.19-1"),
+        (locked(numactl=""), "WARN", "numactl missing, locked 2.0.19-1"),
+        (locked(nccl="2.30.7"), "FAIL", "nvidia-nccl-cu12 2.30.7, locked 2.28.9"),
+        (
+            several(locked(), write(f"{SITE}/nvidia_nccl_cu12-2.18.1.dist-info/METADATA", "")),
+            "FAIL",
+            "nvidia-nccl-cu12 2.18.1 2.28.9, locked",
+        ),
+        (locked(sbom='{"packages": 1}'), "NOT_RUN", "sbom.spdx.json"),
+        (locked(sbom="[" * 100000), "NOT_RUN", "sbom.spdx.json"),
+        (several(locked(), remove("var/lib/dpkg/status")), "NOT_RUN", "dpkg/status"),
     ],
     "lib.identity": [
         (remove(f"{SITE}/nvidia"), "FAIL", "neither"),
