@@ -4,6 +4,7 @@ import re
 
 from entrypoints.preflight.files import NotReadable
 from entrypoints.preflight.model import V2, Answer, Host, failed, not_run, passed, warned
+from entrypoints.preflight.packages import compiled
 
 LIBRARY_FOLDERS = (
     "lib",
@@ -114,7 +115,10 @@ def nvshmem_pairing(host: Host) -> Answer:
     """NVSHMEM 3.5.19 or newer changed the queue pair layout: DeepEP 1.2.1 and V2's legacy kernels hang with it."""
     shmem, deepep = package_version(host, r"nvidia_nvshmem_cu\d+"), package_version(host, r"deep_ep")
     if shmem is None:
-        return not_run("no NVSHMEM wheel is installed (a source build carries no package version)")
+        source = compiled(host, "nvshmem")
+        if source is None:
+            return not_run("no NVSHMEM wheel is installed (a source build carries no package version)")
+        shmem = ("nvshmem (compiled)", source)
     shown = f"{shmem[0]} {shmem[1]}, deep_ep {deepep[1] if deepep else 'not installed'}"
     version = numbers(shmem[1])
     if version < (3, 3, 9):

@@ -35,6 +35,15 @@ def locked(host: Host) -> Answer:
     return answer(shown, "run the image as it was built, or put these versions into a recipe: results are not comparable")
 
 
+def compiled(host: Host, name: str) -> str | None:
+    """Version of a part that the image compiled from source, by its SBOM; None when there is no such part, or no SBOM."""
+    try:
+        packages = json.loads(host.files.data(SBOM, _LIMIT))["packages"]
+        return next((str(each["versionInfo"]) for each in packages if each["name"] == name and "externalRefs" not in each), None)
+    except (NotReadable, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _listed(host: Host) -> dict[str, _Versions]:
     """Kind (deb, pypi) to name to versions, from the SBOM's package URLs. Raises NotReadable."""
     found: dict[str, _Versions] = {"deb": {}, "pypi": {}}

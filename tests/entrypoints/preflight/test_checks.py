@@ -133,6 +133,12 @@ def locked(numactl: str = "2.0.19-1", nccl: str = "2.28.9", sbom: str | None = N
     )
 
 
+def from_source(version: str) -> Break:
+    """An image with NVSHMEM from source in place of the wheel."""
+    sbom = {"packages": [{"name": "nvshmem", "versionInfo": version}]}
+    return several(lambda host: drop_package(host, "nvidia_nvshmem_cu12"), write("opt/epbox/sbom.spdx.json", json.dumps(sbom)))
+
+
 #: Changes after which the check still passes, beside the host as it is (None).
 GOOD: dict[str, list[Break | None]] = {
     "host.name": [None],
@@ -190,7 +196,7 @@ GOOD: dict[str, list[Break | None]] = {
     "lib.lock": [locked(), several(locked(), write(f"{SITE}/added-1.0.dist-info/METADATA", ""))],
     "lib.identity": [None],
     "lib.transports": [None],
-    "lib.nvshmem": [None],
+    "lib.nvshmem": [None, from_source("3.4.5")],
     "lib.nccl": [None],
     "lib.ibstat": [None],
     "lib.jit": [None, env(EP_JIT_CACHE_DIR="/var/cache/jit")],
@@ -426,6 +432,8 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (remove(f"{SITE}/nvidia/nvshmem"), "NOT_RUN", "libnvshmem_host"),
     ],
     "lib.nvshmem": [
+        (from_source("3.5.19"), "FAIL", "nvshmem (compiled) 3.5.19"),
+        (several(from_source("3.4.5"), write("opt/epbox/sbom.spdx.json", "[")), "NOT_RUN", "no NVSHMEM wheel"),
         (lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.6.5"), "FAIL", "3.6.5"),
         (several(workload(V2), lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.5.19")), "WARN", "3.5.19"),
         (lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.2.5"), "FAIL", "3.2.5"),
@@ -466,9 +474,13 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
 }
 
 
-def swap_package(host: FakeHost, name: str, version: str) -> None:
+def drop_package(host: FakeHost, name: str) -> None:
     for folder in (host.root / SITE).glob(f"{name}-*.dist-info"):
         host.remove(str(folder.relative_to(host.root)))
+
+
+def swap_package(host: FakeHost, name: str, version: str) -> None:
+    drop_package(host, name)
     host.write(f"{SITE}/{name}-{version}.dist-info/METADATA", "")
 
 
