@@ -57,7 +57,8 @@ class ElasticRun:
             self.lines += 1
             self.ranks.add(int(match[2]))
             self.world = int(match[3])
-            sample = (float(match[5]), float(match[6]), float(match[7]), float(match[9]))
+            # Ports leave the copy out.
+            sample = (float(match[5]), float(match[6]), float(match[7]), float(match[9] or 0))
             self.samples.setdefault(match[4], []).append(sample)
         if not matched:
             matched = self._sibling(text)
@@ -90,7 +91,7 @@ class ElasticRun:
                     "scaleup_gbps": scaleup,
                     "us": time,
                     "slowest_us": slowest,
-                    "copy_or_reduce_gbps": copy,
+                    "copy_or_reduce_gbps": copy or None,
                 }
             )
         self.samples = {}

@@ -13,6 +13,8 @@ INTERESTING = re.compile(
 )
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
+#: Of two bandwidths over the network (Paddle's port) the first is DeepEP's own, which counts local traffic too.
+_BANDWIDTHS = rf"(?:{_NUMBER} GB/s \(RDMA \+ NVL\), )?(?:{_NUMBER}(?: GB/s)? \(RDMA\), )?{_NUMBER} GB/s \(NVL\)"
 CONFIG = re.compile(r"\[config\] ([a-z_]+=\d+(?:, [a-z_]+=\d+)*)")
 TESTING = re.compile(
     r"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False|0|1), previous=(True|False|0|1)\)", re.IGNORECASE
@@ -20,11 +22,11 @@ TESTING = re.compile(
 PASSED = re.compile(r"\bpassed\b")
 TUNING = re.compile(
     r"\[tuning\] SMs (\d+), NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?[:,]"
-    rf"(?P<times>[^\[]*?)(?:{_NUMBER} GB/s \(RDMA\), )?{_NUMBER} GB/s \(NVL\)(?P<after>[^\[]*)"
+    rf"(?P<times>[^\[]*?){_BANDWIDTHS}(?P<after>[^\[]*)"
 )
 BEST = re.compile(
     r"\[tuning\] Best (dispatch|combine)(?: \((FP8|BF16)\))?: SMs (\d+), NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?[:,]"
-    rf"(?P<times>[^\[]*?)(?:{_NUMBER} GB/s \(RDMA\), )?{_NUMBER} GB/s \(NVL\)(?P<after>[^\[]*)"
+    rf"(?P<times>[^\[]*?){_BANDWIDTHS}(?P<after>[^\[]*)"
 )
 #: The same on bytes, for the lines of which a log has the most; they run to the end of the line.
 TUNING_BYTES = re.compile(
@@ -36,16 +38,21 @@ TESTING_BYTES = re.compile(
 )
 TRANSMIT_NOTIFY = re.compile(rf"transmit: {_NUMBER} us, notify: {_NUMBER} us")
 NOTIFY_PLUS_TRANSMIT = re.compile(rf"{_NUMBER} \+ {_NUMBER} us")
-TOTAL_TIME = re.compile(rf"(?:t[:=] ?|, |time: ){_NUMBER} ?(us|ms)\b")
+TOTAL_TIME = re.compile(rf"(?:t[:=] ?|, |time: ){_NUMBER} ?(us|ms|s)\b")
+#: Ascend's port has no sweep: one line an operation, over HCCS and between nodes RDMA.
+ASCEND = re.compile(
+    rf"(Dispatch|Combine)(?: \((FP8|INT8|BF16)[^)]*\)| \([^)]*\))?[^|\[(]*?[ =]{_NUMBER} GB/s \(HCCS\)"
+    rf"(?:, {_NUMBER} GB/s \(RDMA\))?(?:, avg_t: {_NUMBER} us)?(?:, notify_t: {_NUMBER} us)?"
+)
 
 LL_BOTH = re.compile(
-    rf"\[rank (\d+)\] Dispatch \+ combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us, min_t={_NUMBER} us, max_t={_NUMBER} us"
+    rf"\[rank *(\d+) *\] Dispatch \+ combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us, min_t={_NUMBER} us, max_t={_NUMBER} us"
 )
 LL_EACH = re.compile(
-    rf"\[rank (\d+)\] Dispatch bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us \| Combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us"
+    rf"\[rank *(\d+) *\] Dispatch bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us *\| *Combine bandwidth: {_NUMBER} GB/s, avg_t={_NUMBER} us"
 )
 _PHASES = rf"(?:{_NUMBER} = )?{_NUMBER}(?: \+ {_NUMBER})? us"
-LL_PHASES = re.compile(rf"\[rank (\d+)\] Dispatch send/recv time: {_PHASES} \| Combine send/recv time: {_PHASES}")
+LL_PHASES = re.compile(rf"\[rank *(\d+) *\] Dispatch send/recv time: {_PHASES} *\| *Combine send/recv time: {_PHASES}")
 LL_ANY = re.compile(r"Dispatch \+ combine bandwidth|Dispatch bandwidth|send/recv time")
 
 EP_RANKS = re.compile(r"> Ranks: (\d+)(?: x (\d+))?")
@@ -54,8 +61,9 @@ EP_TOKENS = re.compile(r"> Tokens: (\d+) \(max: (\d+)\), hidden: (\d+)")
 EP_SMS = re.compile(r"> #SM: (\d+), #QPs: (\d+)/(\d+)")
 EP_CASE = re.compile(r"> Testing with (do_handle_copy=.*?) \.\.\.")
 EP_LINE = re.compile(
-    r"([*\-#@+]) EP: *(\d+)/ *(\d+) \| ((?:expanded |cached |reduced )?(?:dispatch|combine)): "
-    rf"{_NUMBER} GB/s \(SO\), {_NUMBER} GB/s \(SU\), {_NUMBER} us, {_NUMBER} bytes \| (?:copy|reduce): {_NUMBER} GB/s, {_NUMBER} us"
+    r"([*\-#@+]|\[[\w.-]+\]) EP: *(\d+)/ *(\d+) \| ((?:expanded |cached |reduced )?(?:dispatch|combine)): "
+    rf"{_NUMBER} GB/s \(SO\), {_NUMBER} GB/s \(SU\), {_NUMBER} us, {_NUMBER} bytes"
+    rf"(?: \| (?:copy|reduce): {_NUMBER} GB/s, {_NUMBER} us|\s*$)"
 )
 EP_BARRIER = re.compile(rf"> EP: *(\d+)/ *(\d+), barrier time: {_NUMBER} us")
 EP_AGRS = re.compile(

@@ -5,14 +5,16 @@ import re
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _TIME = re.compile(
     r"\s*(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"  # ISO, kubectl --timestamps, docker -t
-    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: [\w.-]+ [\w./@-]+(?:\[\d+\])?:)?"  # syslog, journalctl
-    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?)\s+"
+    r"|[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}(?=[\[<])"  # mpirun --timestamp-output
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"  # syslog, journalctl
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?)(?:\s+|(?=[\[<]))"
 )
 #: Who wrote the line. Each is known from the launcher named beside it; anything else before a message is left alone.
 _WRITERS = tuple(
     re.compile(pattern)
     for pattern in (
         r"\s*\[(?P<w>\d+,\d+)\](?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # mpirun --tag-output
+        r"\s*\[[\w.-]+@(?P<w>\d+,(?:rank )?\d+)\](?:\[[^\]]*\])?(?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # the same of Open MPI 5
         r"\s*<std(?:out|err)>:\s?",
         r"\s*\[(?P<w>pod/[^\]\s]+)\] ?",  # kubectl logs --prefix
         r"\s*\[(?P<w>(?:default|rank)_?\d+)\]:\s?",  # torchrun --redirects / --tee
@@ -22,6 +24,16 @@ _WRITERS = tuple(
         r"(?P<w>[A-Za-z][\w.-]*[\w])(?:\[\d+\])?: (?=\s*(?:\[(?:config|layout|testing|tuning|rank)|>|passed))",  # pdsh, clush
     )
 )
+
+#: Where a message of DeepEP's begins, whatever stands before it.
+_MESSAGE = re.compile(r"\[(?:config|layout|testing|tuning)\] |\[rank *\d+ *\] Dispatch")
+#: What of a prefix changes from line to line: dates, clocks, counters.
+_CLOCK = re.compile(
+    r"[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+|\d{4}-\d\d-\d\dT?|\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"|\b[IWEF]\d{4}\b|\b\d{6,}(?:\.\d+)?\b"
+)
+#: Words that a torn message leaves before the next one; no launcher names a process so.
+_TORN = re.compile(r"GB/s|chunk|SMs|passed|top-k|bandwidth|\bus\b|\[(?:tuning|testing)")
 
 #: How DeepEP's own messages begin: nothing to take off.
 _OWN = ("[tuning] ", "[testing] ", "[config] ", "[layout] ")
@@ -58,4 +70,13 @@ def split_writer(line: str) -> tuple[str, str]:
                 break
         else:
             break
-    return writer, line
+    return _unknown_prefix(writer, line)
+
+
+def _unknown_prefix(writer: str, line: str) -> tuple[str, str]:
+    """What stands before a message of DeepEP's and is no torn one names a process: stern, Ray, Intel MPI, loggers, scripts."""
+    message = _MESSAGE.search(line)
+    if not message or not message.start() or message.start() > 160 or _TORN.search(line, 0, message.start()):
+        return writer, line
+    name = _CLOCK.sub("", line[: message.start()]).strip(" \t|:>-")
+    return (f"{writer}/{name}" if writer and name else writer or name), line[message.start() :]

@@ -24,8 +24,12 @@ class LowLatencyRun:
         return len(self.both) + len(self.each) + len(self.phases) + 1
 
     def ends_before(self, writer: str, text: str) -> bool:
-        match = formats.LL_BOTH.search(text) if "Dispatch + combine" in text else None
-        return bool(match and int(match[1]) in self.both)
+        if "Dispatch + combine" in text:
+            match = formats.LL_BOTH.search(text)
+            return bool(match and int(match[1]) in self.both)
+        # Ports without that line: a rank that tells its kernels again begins the next run.
+        match = formats.LL_EACH.search(text) if not self.both and "Dispatch bandwidth" in text else None
+        return bool(match and int(match[1]) in self.each)
 
     def feed(self, writer: str, text: str) -> str:
         """Take one line. Returns the start of a message that is not whole yet, or ""."""
@@ -41,7 +45,7 @@ class LowLatencyRun:
         for match in formats.LL_PHASES.finditer(text):
             matched += 1
             self.phases.setdefault(int(match[1]), match)
-        heads = [match.start() for match in re.finditer(r"\[rank \d+\] Dispatch", text)]
+        heads = [match.start() for match in re.finditer(r"\[rank *\d+ *\] Dispatch", text)]
         if len(heads) > matched:
             self.torn += len(heads) - matched - 1
             return text[heads[-1] :]
@@ -59,9 +63,10 @@ class LowLatencyRun:
             return True
         if kind == "b":
             match = formats.LL_EACH.fullmatch(text)
-            if match:
-                self.each.setdefault(int(match[1]), match)
-            return bool(match)
+            if not match or (not self.both and int(match[1]) in self.each):
+                return False
+            self.each.setdefault(int(match[1]), match)
+            return True
         match = formats.LL_PHASES.fullmatch(text) if kind == "s" else None
         if match:
             self.phases.setdefault(int(match[1]), match)

@@ -123,7 +123,7 @@ class Parser:
 def _kind(text: str, current: Collector | None) -> str | None:
     """Which test a line belongs to; None for a line that says nothing."""
     if "[tuning]" in text:
-        if "RDMA chunk" in text:
+        if "RDMA chunk" in text or "(RDMA)" in text:
             return "internode"
         # A torn line may have lost its RDMA part: it stays with the run it is in.
         return "internode" if isinstance(current, TuningRun) and current.test == "internode" and "chunk" not in text else "intranode"

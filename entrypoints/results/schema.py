@@ -14,7 +14,7 @@ BEST: dict[str, Any] = {
     "required": ["op", "dtype", "sms", "nvl_chunk", "rdma_chunk", "rdma_gbps", "nvl_gbps", "transmit_us", "notify_us"],
     "properties": {
         "op": {"enum": ["dispatch", "combine"]},
-        "dtype": {"enum": ["fp8", "bf16", None]},
+        "dtype": {"enum": ["fp8", "bf16", "int8", None]},
         "sms": _INTEGER_OR_NULL,
         "nvl_chunk": {"type": ["integer", "string", "null"]},
         "rdma_chunk": _INTEGER_OR_NULL,

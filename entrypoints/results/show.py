@@ -7,6 +7,10 @@ Row = Sequence[object]
 Renderer = Callable[[Sequence[str], Sequence[Row]], str]
 
 
+#: What the low-latency test says of each kernel alone.
+_KERNELS = ("rank", "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us")
+
+
 def markdown(headers: Sequence[str], rows: Sequence[Row]) -> str:
     """A GitHub table."""
     lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
@@ -52,6 +56,9 @@ def run_text(run: Mapping[str, Any], render: Renderer) -> str:
             for item in sorted(run["low_latency"], key=lambda item: int(item["rank"]))
         ]
         parts.append(render(("rank", "dispatch + combine GB/s", "avg us", "min us", "max us"), rows))
+    elif run.get("low_latency_kernels"):
+        rows = [[_number(item.get(key)) for key in _KERNELS] for item in run["low_latency_kernels"]]
+        parts.append(render(("rank", "dispatch GB/s", "us", "combine GB/s", "us"), rows))
     if run.get("metrics"):
         keys = [key for key in run["metrics"][0] if key != "shape"]
         parts.append(render(keys, [[_number(item.get(key)) for key in keys] for item in run["metrics"]]))

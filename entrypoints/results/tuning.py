@@ -32,6 +32,7 @@ class TuningRun:
         self._done: set[str] = set()
         self._open: dict[str, Sweep] = {}
         self._sweeps: dict[tuple[str, Key], Sweep] = {}
+        self._last: dict[str, Key] = {}
 
     @property
     def entries(self) -> int:
@@ -45,10 +46,16 @@ class TuningRun:
         if "] Best " in text:
             match = formats.BEST.search(text)
             return bool(match) and self._is_later(writer, self._key(match))  # type: ignore[arg-type]
+        if "(HCCS)" in text:
+            match = formats.ASCEND.search(text)
+            return bool(match) and self._is_later(writer, self._ascend_key(match))  # type: ignore[arg-type]
         return writer in self._done and ("[testing]" in text or "[tuning]" in text)
 
     def _is_later(self, writer: str, key: Key) -> bool:
         """A best line seen before, with later ones after it, starts the next run; seen just now, it is another node's."""
+        if not self.tuning_lines and not self.started_cases and not self._configs:
+            # An excerpt of best lines alone, in whatever order its author liked.
+            return bool(self.counts[writer, key]) and self._last.get(writer, key) != key
         if not self.counts[writer, key]:
             return writer in self._done and _ORDER.get(key, 2) < 2
         rank = _ORDER.get(key, 2)
@@ -94,7 +101,7 @@ class TuningRun:
         match = formats.TUNING_BYTES.match(line, start)
         if match:
             nvl, rdma, times, rdma_gbps, nvl_gbps, after = match.groups()
-            if (rdma is not None) != (self.test == "internode"):
+            if (rdma is not None) != (self.test == "internode") or b"+ NVL" in times:
                 return False
             self.tuning_lines += 1
             if self.format is None:
@@ -120,7 +127,11 @@ class TuningRun:
             piece = text[start:end]
             best = formats.BEST.match(piece)
             point = None if best else formats.TUNING.match(piece)
-            if best:
+            whole = list(formats.ASCEND.finditer(piece)) if "(HCCS)" in piece else ()
+            if whole:
+                for match in whole:
+                    self._ascend(writer, match)
+            elif best:
                 self._best(writer, best)
             elif point:
                 self._tuning(writer, point)
@@ -134,14 +145,14 @@ class TuningRun:
         self._busy.add(writer)
         self.tuning_lines += 1
         self._note_format(match["times"], match["after"])
-        values = tuple(group.encode() if group else None for group in (match[2], match[3], match[5], match[6]))
+        values = tuple(group.encode() if group else None for group in (match[2], match[3], match[5] or match[6], match[7]))
         self._open.setdefault(writer, Sweep()).raw[values[0] or b"", values[1]] = (values[2], values[3] or b"")
 
     def _note_format(self, times: str, after: str) -> None:
         if self.format is not None:
             return
         if self.test == "internode":
-            self.format = "B" if "transmit" in times else "C" if " + " in times else "A"
+            self.format = "B" if "transmit" in times else "C" if " + " in times else "Paddle" if "cpu_time" in after else "A"
         else:
             self.format = "intranode-1.2" if "avg_t" in after else "intranode-2" if " us" in after else "intranode-1.0"
 
@@ -157,8 +168,8 @@ class TuningRun:
             "sms": int(match[3]),
             "nvl_chunk": chunk[0],
             "rdma_chunk": chunk[1] or None,
-            "rdma_gbps": float(match[7]) if match[7] else None,
-            "nvl_gbps": float(match[8]),
+            "rdma_gbps": float(match[7] or match[8]) if match[7] or match[8] else None,
+            "nvl_gbps": float(match[9]),
             "transmit_us": None,
             "notify_us": None,
             "time_us": None,
@@ -172,12 +183,31 @@ class TuningRun:
             entry["notify_us"], entry["transmit_us"] = float(summed[1]), float(summed[2])
         total = formats.TOTAL_TIME.search(match["after"])
         if total:
-            entry["time_us"] = float(total[1]) * (1000 if total[2] == "ms" else 1)
+            entry["time_us"] = round(float(total[1]) * {"s": 1e6, "ms": 1e3}.get(total[2], 1), 3)
+        if match[7] and match[8]:
+            entry["rdma_only_gbps"] = float(match[8])
+        self._add(writer, key, entry)
+
+    def _ascend(self, writer: str, match: re.Match[str]) -> None:
+        """Ascend's port prints one line an operation: no sweep, and HCCS where others have NVLink."""
+        self._busy.add(writer)
+        self.format = self.format or "Ascend"
+        key = self._ascend_key(match)
+        hccs, rdma, time, notify = (float(group) if group else None for group in match.groups()[2:])
+        entry = {"op": key[0], "dtype": key[1], "sms": None, "nvl_chunk": None, "rdma_chunk": None, "rdma_gbps": rdma, "nvl_gbps": hccs}
+        self._add(writer, key, {**entry, "transmit_us": time, "notify_us": notify, "time_us": None, "link": "HCCS"})
+
+    @staticmethod
+    def _ascend_key(match: re.Match[str]) -> Key:
+        return match[1].lower(), match[2].lower() if match[2] and match[1] == "Dispatch" else None
+
+    def _add(self, writer: str, key: Key, entry: dict[str, Any]) -> None:
         if writer:
             entry["writer"] = writer
         entry["copy"] = sum(1 for other in self.best if (other["op"], other["dtype"]) == key)
         self.best.append(entry)
         self.counts[writer, key] += 1
+        self._last[writer] = key
         sweep = self._open.pop(writer, None)
         if sweep is not None:
             self._sweeps.setdefault((writer, key), Sweep()).raw.update(sweep.raw)
@@ -231,6 +261,8 @@ class TuningRun:
             missing.append("no tuning at all (pressure test without benchmarks, or cut off)")
         if self.torn:
             missing.append(f"{self.torn} torn lines")
+        if self.format == "Ascend":
+            missing = ["what Ascend's tests print when they are complete is not known here"]
         return missing
 
     def finish(self, sweep: bool) -> dict[str, Any]:
