@@ -1,5 +1,7 @@
 """result.json (epbox.result/1): one record a node, merged by node rank."""
 
+import re
+import signal
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,11 +13,16 @@ from entrypoints.bench.launching import NodeRun, meaning
 from entrypoints.bench.measured import BASELINE, figures, label, workload_runs
 from entrypoints.bench.setup import Job
 from entrypoints.binding import BindMode
+from entrypoints.errors import RankFailed
 from entrypoints.workloads.timing import quantile
 
 SCHEMA = "epbox.result/1"
 #: Of several nodes' failures, the one that explains the others: wrong numbers, preflight, a dead rank, a hang, the rest.
 EXPLAINS = (6, 3, 2, 4, 5)
+#: Signals that the kernel sends for a fault of the rank itself. SIGABRT is none: NCCL's watchdog aborts ranks that lost a peer.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+#: How gloo, NCCL and sockets word that another rank is gone.
+PEER_GONE = re.compile(r"connection (closed|reset|was closed)|broken pipe|remote process|closed by (remote )?peer", re.IGNORECASE)
 
 
 def known(run: dict[str, Any]) -> dict[str, Any]:
@@ -117,9 +124,20 @@ def outcome(nodes: Sequence[dict[str, Any]]) -> tuple[int, str]:
 
     worst = min(failed, key=weight)
     cause = worst["cause"]
+    if worst["exit_code"] == RankFailed.exit_code and PEER_GONE.search(cause):
+        worst, cause = _crash(nodes) or (worst, cause)
     if len(nodes) > 1 and worst["exit_code"] != 6 and not cause.startswith("node "):
         cause = f"node {worst['node_rank']} ({worst['hostname']}): {cause}"
     return worst["exit_code"], cause
+
+
+def _crash(nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str] | None:
+    """(node, cause) of a rank that crashed: a peer may have seen its closed connection before its own node saw its end."""
+    for node in nodes:
+        for rank in node["ranks"]:
+            if rank.get("signal") in CRASHES:
+                return node, f"rank {rank['rank']} was killed by {signal.Signals(rank['signal']).name}"
+    return None
 
 
 def correctness(job: Job, nodes: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from entrypoints.errors import UsageError
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     workload = workload_of(asked or default_workload(files, os.environ))
     topology, silent = load_topology(args.topology or args.root)
     # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
-    host = make_host(workload, topology, files, os.environ, nodes=args.nodes, log=_log(args.log))
+    environ = os.environ if args.root or args.topology else _with_rendezvous()
+    host = make_host(workload, topology, files, environ, nodes=args.nodes, log=_log(args.log))
     results = [*([silent] if silent else []), *run_on(host, relevant(host.workload), total_s=args.timeout, one_s=args.timeout / 2)]
     probes = []
     if args.probe:
@@ -57,6 +59,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(text(host.workload, [*results, *probes], wants_colour()))
     return 3 if any(result.status == "FAIL" for result in [*results, *probes]) else 0
+
+
+def _with_rendezvous() -> Mapping[str, str]:
+    """The environment with MASTER_ADDR and WORLD_SIZE as a scheduler's variables give them, as bench's own preflight sees it."""
+    from entrypoints.errors import EPBoxError
+    from entrypoints.launch.rendezvous import resolve
+
+    try:
+        there = resolve({}, os.environ)
+    except EPBoxError:
+        # Contradictions are for bench to tell; a check that needs them says what it lacks.
+        return os.environ
+    return {**os.environ, **there.environment()} if there.nodes > 1 else os.environ
 
 
 def _log(name: str | None) -> str | None:

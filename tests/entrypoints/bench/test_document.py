@@ -81,6 +81,17 @@ def test_a_killed_rank_explains_ranks_that_lost_their_peer() -> None:
     assert document.outcome(nodes) == (4, "node 1 (host1): rank 2 was killed by SIGKILL")
 
 
+def test_a_crash_explains_a_peer_that_saw_it_first() -> None:
+    # Node 0 lost its connection before node 1 had reaped the rank that crashed, and told node 1 so.
+    lost = "rank 1 exited with code 1; its last line: Connection closed by peer"
+    ranks = [{"rank": 2, "exit_code": 1, "signal": None}, {"rank": 3, "exit_code": None, "signal": 11}]
+    nodes = [node(exit_code=4, cause=lost), node(node_rank=1, exit_code=4, cause=f"node 0 (host0): {lost}", ranks=ranks)]
+    assert document.outcome(nodes) == (4, "node 1 (host1): rank 3 was killed by SIGSEGV")
+    # A rank that gave a reason of its own keeps the word, whatever its peers did when it left.
+    nodes[0]["cause"] = "rank 1 exited with code 1; its last line: AssertionError"
+    assert document.outcome(nodes) == (4, "node 0 (host0): rank 1 exited with code 1; its last line: AssertionError")
+
+
 def test_wrong_numbers_outrank_the_deaths_that_follow() -> None:
     ranks = (
         RankOutcome(0, 0, 1, None, 15, 1.0, None),
