@@ -1,8 +1,6 @@
 """The menu of ./inv: build images, bench them, test and lint. Each task reads its options and makes one call."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -10,20 +8,11 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from entrypoints.errors import EPBoxError, UsageError
+from entrypoints.errors import UsageError
+from images import k8s_tasks
+from images.menu import exit_code
 
 RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"
-
-
-@contextmanager
-def exit_code(name: str) -> Iterator[None]:
-    """An error that a user can cure becomes one line and its exit code; Ctrl-C becomes 130."""
-    try:
-        yield
-    except EPBoxError as error:
-        raise Exit(f"{name}: {error}", error.exit_code) from None
-    except KeyboardInterrupt:
-        raise Exit(f"{name}: interrupted", 130) from None
 
 
 def verb(name: str, words: list[str], options: dict[str, str]) -> None:
@@ -304,88 +293,6 @@ def engine_status(c: Context) -> None:
         print(engine.describe(engine.find()))
 
 
-@task(
-    name="render",
-    help={
-        "kind": "job, jobset, lws, mpijob, pod or daemonset",
-        "nodes": "how many nodes (pods)",
-        "image": "REPOSITORY@sha256:DIGEST",
-        "platform": "generic, azure, gke, coreweave, oci or aws",
-        "name": "name of the job, a DNS label",
-        "namespace": "Kubernetes namespace",
-        "workload": "what bench runs (default auto)",
-        "gpus": "GPUs a pod",
-        "rdma-resource": "NAME=COUNT of the RDMA device plugin, or none (default: the platform's)",
-        "cpus": "whole CPUs a pod, request and limit",
-        "memory": "memory a pod, request and limit",
-        "hugepages": "hugepages-2Mi a pod",
-        "shm": "size of /dev/shm",
-        "pvc": "claim that takes /results (default: the pod's own folder)",
-        "host-network": "pods in the host's network name space (default: the platform's)",
-        "privileged-rdma": "privileged container, for fabrics where DEVX or the doorbell needs it",
-        "seccomp": "runtime, or localhost for the shipped profile (then without SYS_NICE)",
-        "gate": "an init container runs doctor first",
-        "allow-tag": "accept an image without a digest",
-        "args": "more options for `epbox bench`, in quotes",
-    },
-)
-def k8s_render(
-    c: Context,
-    kind: str = "job",
-    nodes: int = 2,
-    image: str = "",
-    platform: str = "generic",
-    name: str = "epbox",
-    namespace: str = "default",
-    workload: str = "auto",
-    gpus: int = 8,
-    rdma_resource: str = "",
-    cpus: int = 96,
-    memory: str = "512Gi",
-    hugepages: str = "",
-    shm: str = "64Gi",
-    pvc: str = "",
-    host_network: bool = False,
-    privileged_rdma: bool = False,
-    seccomp: str = "runtime",
-    gate: bool = True,
-    allow_tag: bool = False,
-    args: str = "",
-) -> None:
-    """Write a Kubernetes manifest to stdout, notes to stderr."""
-    import shlex
-
-    from entrypoints.output import say
-    from images import manifests
-
-    with exit_code("k8s.render"):
-        options = manifests.ManifestOptions(
-            kind=kind,
-            nodes=nodes,
-            image=image,
-            platform=platform,
-            name=name,
-            namespace=namespace,
-            workload=workload,
-            arguments=tuple(shlex.split(args)),
-            gpus=gpus,
-            rdma_resource=rdma_resource or None,
-            cpus=cpus,
-            memory=memory,
-            hugepages=hugepages or None,
-            shm=shm,
-            host_network=host_network or None,
-            privileged_rdma=privileged_rdma,
-            seccomp=seccomp,
-            pvc=pvc or None,
-            gate=gate,
-            allow_tag=allow_tag,
-        )
-        sys.stdout.write(manifests.render(options))
-        for note in manifests.notes(options):
-            say(f"note: {note}")
-
-
 def words(c: Context, args: str) -> tuple[str, ...]:
     """Words for `epbox bench`: those of --args and those after --."""
     import shlex
@@ -485,5 +392,5 @@ def slurm_render(
 
 ns = Collection(build, render, lock, verify, sbom, bench, report, results, test, lint)
 ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
-ns.add_collection(Collection("k8s", k8s_render))
+ns.add_collection(k8s_tasks.ns, name="k8s")
 ns.add_collection(Collection("slurm", slurm_render))

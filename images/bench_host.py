@@ -63,7 +63,7 @@ def bench(options: BenchOptions) -> int:
     import docker
     import requests
 
-    with _interruptible():
+    with interruptible():
         nodes: list[Node] = []
         try:
             for rank in range(options.nodes):
@@ -259,7 +259,7 @@ class _Process:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """TERM ends a run as cleanly as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -6,10 +6,12 @@ What the controllers add is written down here, each with its source; commands ru
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,10 +127,15 @@ def run(pod: Pod, folder: Path) -> tuple[list[str], dict[str, str]]:
     (container,) = pod.spec["containers"]
     environ = {**environment(pod, container), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     command = [expand(word, environ) for word in [*container.get("command", ["epbox"]), *container["args"]]]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        words, seen = json.loads(process.stdout.readline())
-        process.terminate()
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            words, seen = json.loads(process.stdout.readline())
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return words, seen
 
 
@@ -181,9 +188,14 @@ def test_a_held_pod_says_how_its_bench_ended(tmp_path: Path) -> None:
     epbox.write_text("#!/bin/sh\nexit 4\n")
     epbox.chmod(0o755)
     environ = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    with subprocess.Popen([*container["command"], *container["args"]], env=environ, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "epbox: bench ended with exit code 4, holding\n"
-        assert process.poll() is None, "the pod must not end, or it would run again"
-        process.terminate()
-        process.wait(10)
+    command = [*container["command"], *container["args"]]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "epbox: bench ended with exit code 4, holding\n"
+            assert process.poll() is None, "the pod must not end, or it would run again"
+            process.terminate()
+            process.wait(60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
