@@ -1,11 +1,16 @@
 """What one H100 printed on 2026-11-24 (tests/data/gpu), against parser, diagnosis and plan."""
 
+from html import unescape
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from entrypoints.diagnosis.match import diagnose_paths
 from entrypoints.placement.plan import PlanOptions, make_plan
+from entrypoints.report.load import load as load_result
+from entrypoints.report.page import render
+from entrypoints.results import schema
 from entrypoints.results.parse import parse_paths
 from entrypoints.topology import load
 
@@ -61,3 +66,24 @@ def test_snapshot_gives_the_plan_that_ran() -> None:
     topology = load(str(DATA / "h100x1-snapshot.tar.gz"))
     (rank,) = make_plan(topology, PlanOptions(ranks=1, environ={}, workload="deepep-v1")).ranks
     assert (rank.gpu_index, rank.hca, rank.cpus, rank.memory.nodes) == (0, None, tuple(range(16)), (0,))
+
+
+@pytest.mark.parametrize("name", ["low-latency-baseline", "alltoall-ablation"])
+def test_result_files_fit_the_schema_and_make_a_report(name: str) -> None:
+    material = load_result(DATA / f"{name}.json")
+    jsonschema.validate(material.document, schema.BENCH)
+    assert material.document["status"] == "ok"
+    assert material.document["verdict"] in unescape(render(material))
+
+
+def test_the_baseline_says_what_is_compared() -> None:
+    baseline = load_result(DATA / "low-latency-baseline.json").document["baseline"]
+    assert {row["op"]: row["ratio"] for row in baseline["rows"]} == {"dispatch": 0.4613, "combine": 1.0597}
+    assert all(row["ratio_min"] <= row["ratio"] <= row["ratio_max"] and row["runs"] == 3 for row in baseline["rows"])
+    assert "cast to FP8 inside" in baseline["compared"]
+
+
+def test_one_card_one_node_no_nic_cannot_tell_the_arms_apart() -> None:
+    document = load_result(DATA / "alltoall-ablation.json").document
+    assert len(document["runs"]) == 15 and [arm["arm"] for arm in document["arms"]] == ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
+    assert {row["noise"] for row in document["ablation"] if row["arm"] != "none"} == {True}
