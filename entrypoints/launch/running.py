@@ -18,8 +18,8 @@ from entrypoints.launch.streams import CHUNK, Console, Lines, RankLog
 
 #: First sample after this many seconds, then at doubling distance up to the last.
 FIRST_SAMPLE_S, LAST_SAMPLE_S = 0.25, 15.0
-#: Reading numa_maps holds the rank's memory map lock; a rank for which it is slow is sampled no more.
-SLOW_SAMPLE_S = 0.25
+#: Reading numa_maps holds the rank's memory map lock: after a sample the rank is left alone for this many times as long as it took.
+SAMPLE_PAUSE = 100
 #: What most often sends these.
 HINTS: dict[int, str] = {
     signal.SIGKILL: ", by somebody or by the host's out-of-memory killer (dmesg tells)",
@@ -144,11 +144,13 @@ class Rank:
         """Look at threads and pages when it is time."""
         if now < self.next_sample:
             return
+        # Not `now`, which is older by the samples of the ranks before.
+        begun = time.monotonic()
         seen = evidence.sample(self.pid, self._planned_cpus())
-        took = time.monotonic() - now
+        ended = time.monotonic()
         self._seen = evidence.merge(self._seen, seen)
         self._interval = min(LAST_SAMPLE_S, self._interval * 2)
-        self.next_sample = now + (self._interval if took < SLOW_SAMPLE_S else float("inf"))
+        self.next_sample = ended + max(self._interval, SAMPLE_PAUSE * (ended - begun))
 
     def _planned_cpus(self) -> tuple[int, ...]:
         return self.command.plan.cpus if self.options.bind.cpu else ()

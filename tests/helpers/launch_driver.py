@@ -44,12 +44,12 @@ def main() -> int:
     everyone = []
     try:
         with Session(Rendezvous(asked.get("node_rank", 0), asked.get("nodes", 1), "localhost", asked.get("port", 0))) as session:
-            session.open({"hostname": f"host{first}"}, asked.get("meet_s", 10))
+            session.open({"hostname": f"host{first}"}, asked.get("meet_s", 30))
             if asked.get("nodes", 1) > 1:
                 options = replace(options, session=session)
             outcome = run(commands, options)
             if outcome.exit_code == 0:
-                everyone = session.gather({"ranks": len(outcome.ranks)}, 10)
+                everyone = session.gather({"ranks": len(outcome.ranks)}, 30)
     except EPBoxError as error:
         print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         return error.exit_code

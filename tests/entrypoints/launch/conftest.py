@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,12 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 MARK = "EPBOX_TEST_MARK"
+#: "Soon", on a machine that may be busy with ten times more work than it has CPUs; what must not be waited for takes far longer.
+SOON_S = 30.0
+#: How long ranks of the tests would go on if nobody ended them.
+LONG_S = 300
+#: Said by a rank, in its program, when it is where the test wants it: `supervised.wait_up` sees it.
+UP = "open(f\"{os.environ['EPBOX_TEST_UP']}/{os.environ['EPBOX_RANK']}\", 'w').close()"
 
 
 def marked(mark: str) -> list[int]:
@@ -65,13 +73,18 @@ class Supervised:
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
+        self.up = Path(tempfile.mkdtemp(prefix="epbox-up-"))
         self.processes: list[subprocess.Popen[str]] = []
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_", "PMI", "LOCAL_"))}
         for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             kept.pop(name, None)
-        return {**kept, "PYTHONPATH": str(ROOT), MARK: self.mark, **more}
+        return {**kept, "PYTHONPATH": str(ROOT), MARK: self.mark, "EPBOX_TEST_UP": str(self.up), **more}
+
+    def wait_up(self, ranks: int) -> None:
+        """Until this many ranks have run UP."""
+        wait_for(lambda: len(list(self.up.iterdir())) >= ranks)
 
     def popen(self, argv: list[str], prefix: tuple[str, ...] = (), **more: Any) -> "subprocess.Popen[str]":
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more.pop("streams", {})}
@@ -87,7 +100,7 @@ class Supervised:
         description = json.dumps({"argv": argv, **asked})
         return self.popen([sys.executable, str(ROOT / "tests/helpers/launch_driver.py"), description], prefix, streams=streams or {})
 
-    def finish(self, process: "subprocess.Popen[str]", bound_s: float = 20.0, begun: float | None = None) -> Result:
+    def finish(self, process: "subprocess.Popen[str]", bound_s: float = 2 * SOON_S, begun: float | None = None) -> Result:
         begun = time.monotonic() if begun is None else begun
         stdout, stderr = process.communicate(timeout=bound_s)
         seconds = time.monotonic() - begun
@@ -96,16 +109,16 @@ class Supervised:
         outcome = json.loads(last) if last.startswith("{") else {}
         return Result(process.returncode, seconds, stdout, stderr, outcome)
 
-    def run(self, code: str, *, bound_s: float = 20.0, **asked: Any) -> Result:
+    def run(self, code: str, *, bound_s: float = 2 * SOON_S, **asked: Any) -> Result:
         begun = time.monotonic()
         return self.finish(self.start(code, **asked), bound_s, begun)
 
-    def cli(self, *arguments: str, bound_s: float = 20.0, **environ: str) -> Result:
+    def cli(self, *arguments: str, bound_s: float = 2 * SOON_S, **environ: str) -> Result:
         begun = time.monotonic()
         return self.finish(self.popen([sys.executable, "-m", "entrypoints", *arguments], **environ), bound_s, begun)
 
 
-def wait_for(condition: Any, bound_s: float = 10.0) -> None:
+def wait_for(condition: Any, bound_s: float = SOON_S) -> None:
     deadline = time.monotonic() + bound_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -119,6 +132,7 @@ def supervised() -> Iterator[Supervised]:
     for process in runs.processes:
         process.kill()
         process.wait()
+    shutil.rmtree(runs.up)
     left = marked(runs.mark)
     for pid in left:
         os.kill(pid, 9)

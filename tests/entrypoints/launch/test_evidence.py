@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from entrypoints.binding import BindMode
-from entrypoints.launch import evidence
+from entrypoints.launch import evidence, running
+from entrypoints.launch.child import Started
+from entrypoints.launch.model import LaunchOptions, RankCommand
+from entrypoints.launch.streams import Console
 from entrypoints.launch.verdict import verdict
 from entrypoints.placement.model import MemoryPolicy, RankPlan
 from tests.entrypoints.launch.conftest import Supervised
@@ -41,8 +45,8 @@ def test_a_live_process_is_sampled_with_its_stray_threads() -> None:
     code = (
         "import os, threading, time\nheld = bytearray(b'x' * (8 << 20))\n"
         f"os.sched_setaffinity(0, {{{cpus[0]}}})\n"
-        f"def stray(): os.sched_setaffinity(0, {{{cpus[1]}}}); print('up', flush=True); time.sleep(30)\n"
-        "threading.Thread(target=stray, daemon=True).start()\ntime.sleep(30)"
+        f"def stray(): os.sched_setaffinity(0, {{{cpus[1]}}}); print('up', flush=True); time.sleep(300)\n"
+        "threading.Thread(target=stray, daemon=True).start()\ntime.sleep(300)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -63,6 +67,24 @@ def test_the_fuller_sample_is_kept() -> None:
     merged = evidence.merge(one(10, 0, "default"), one(5, 2, "prefer:0"))
     assert merged == {"threads": 3, "threads_outside": 2, "policies": ["default", "prefer:0"], "memory_bytes": {"0": 10}}
     assert evidence.merge({}, merged) == merged == evidence.merge(merged, {})
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, (0.4, 0.6)), (0.1, (9.5, 60.0))])
+def test_the_pause_after_a_sample_is_as_long_as_this_rank_needs(
+    monkeypatch: pytest.MonkeyPatch, took: float, pause: tuple[float, float]
+) -> None:
+    """The loop's time may be old by the samples of seven other ranks: they do not count."""
+
+    def sample(*_: Any) -> dict[str, Any]:
+        time.sleep(took)
+        return {}
+
+    monkeypatch.setattr(running.evidence, "sample", sample)
+    console = Console(1)
+    rank = running.Rank(RankCommand(RankPlan(0), ("true",)), Started(1, 1, None, 1, 1, 1), LaunchOptions(quiet=True), console, console)
+    rank.next_sample -= 20
+    rank.sample(time.monotonic() - 10)
+    assert pause[0] < rank.next_sample - time.monotonic() < pause[1]
 
 
 def counters(root: Path, **ports: tuple[int, int]) -> None:

@@ -97,7 +97,7 @@ def test_ranks_are_numbered_over_the_nodes(supervised: Supervised) -> None:
 
 
 def test_logs_and_failures(supervised: Supervised, tmp_path: Path) -> None:
-    code = "[ $EPBOX_RANK = 0 ] && sleep 60; echo out; echo err >&2; exit 3"
+    code = "[ $EPBOX_RANK = 0 ] && sleep 300; echo out; echo err >&2; exit 3"
     result = supervised.cli("exec", "--ranks", "2", "--log-dir", str(tmp_path / "logs"), "--", "sh", "-c", code)
     assert result.exit_code == 4 and "exited with code 3" in result.stderr
     assert sorted((tmp_path / "logs/rank-1.log").read_text().split()) == ["err", "out"]

@@ -1,6 +1,7 @@
 """The fault matrix: each fault ends within its bound, with the documented exit code, the cause named and nothing left running."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.entrypoints.launch.conftest import Supervised, marked, wait_for, zombies_of
+from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, marked, wait_for, zombies_of
 
-IDLE = "import time; time.sleep(60)"
+IDLE = f"import os, time; {UP}; time.sleep({LONG_S})"
+#: A silence within which a Python has started, however busy the machine is: one that is shorter is no hang of the rank.
+STARTED_S = 3.0
 #: The fault in rank 1 only, the other ranks idle.
-ONE = "import os, signal, sys, time\nif os.environ['EPBOX_RANK'] == '1':\n    {fault}\ntime.sleep(60)"
+ONE = f"import os, signal, sys, time\nif os.environ['EPBOX_RANK'] == '1':\n    {{fault}}\ntime.sleep({LONG_S})"
 
 
 @pytest.mark.parametrize(
@@ -31,44 +34,47 @@ def test_a_dead_rank_ends_all(supervised: Supervised, fault: str, words: list[st
     result = supervised.run(ONE.format(fault=fault), ranks=3)
     assert result.exit_code == 4
     assert all(word in result.cause for word in words), result.cause
-    assert result.seconds < 5
+    assert result.seconds < SOON_S
     assert [rank["signal"] for rank in result.ranks if rank["rank"] != 1] == [signal.SIGTERM] * 2
 
 
 def test_ranks_that_ignore_term_are_killed_after_the_grace(supervised: Supervised) -> None:
-    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up');" + ONE.format(fault="time.sleep(0.5); sys.exit(7)")
+    everyone = "len(os.listdir(os.environ['EPBOX_TEST_UP'])) == 3"
+    code = f"import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {UP}\n"
+    code += ONE.format(fault=f"while not {everyone}: time.sleep(0.02)\n    sys.exit(7)")
     result = supervised.run(code, ranks=3, options={"grace_s": 1.0})
     assert result.exit_code == 4 and "code 7" in result.cause
     assert [rank["signal"] for rank in result.ranks if rank["rank"] != 1] == [signal.SIGKILL] * 2
-    assert 1.0 < result.seconds < 6
+    assert 1.0 < result.seconds < SOON_S
 
 
 def test_a_stopped_rank_is_a_hang(supervised: Supervised, tmp_path: Path) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(
-        "import os, signal, time\ndef waits_for_rank_one():\n    time.sleep(60)\n"
+        f"import os, signal, time\ndef waits_for_rank_one():\n    time.sleep({LONG_S})\n"
         "if os.environ['EPBOX_RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSTOP)\nwaits_for_rank_one()\n"
     )
-    result = supervised.run(str(script), script=True, ranks=2, log_dir=str(tmp_path / "logs"), options={"timeout_s": 1.0})
+    result = supervised.run(str(script), script=True, ranks=2, log_dir=str(tmp_path / "logs"), options={"timeout_s": STARTED_S})
     assert result.exit_code == 5
-    assert "no output of any rank for 1 s" in result.cause and "rank 1 is stopped" in result.cause
+    assert f"no output of any rank for {STARTED_S:.0f} s" in result.cause and "rank 1 is stopped" in result.cause
     assert "waits_for_rank_one" in result.ranks[0]["stacks"]
     assert "waits_for_rank_one" in (tmp_path / "logs/rank-0.stacks").read_text()
     assert "stuck.py" in result.stderr, "the stacks are shown to people as well"
-    assert result.seconds < 8
+    assert result.seconds < SOON_S
 
 
 def test_a_hang_of_a_foreign_command_names_its_state(supervised: Supervised) -> None:
-    result = supervised.run(IDLE, options={"timeout_s": 0.5})
+    result = supervised.run(IDLE, options={"timeout_s": STARTED_S})
     assert result.exit_code == 5 and "ranks 0-1 are sleeping" in result.cause
-    assert result.seconds < 6
+    assert result.seconds < SOON_S
 
 
 def test_output_puts_the_hang_off_and_the_total_bound_holds(supervised: Supervised) -> None:
     chatty = "import time\nwhile True:\n    print('tick'); time.sleep(0.1)"
-    result = supervised.run(chatty, options={"timeout_s": 0.6, "total_timeout_s": 2.0})
-    assert result.exit_code == 5 and "did not end within 2 s" in result.cause
-    assert 2 <= result.seconds < 7
+    total = STARTED_S + 2
+    result = supervised.run(chatty, options={"timeout_s": STARTED_S, "total_timeout_s": total})
+    assert result.exit_code == 5 and f"did not end within {total:.0f} s" in result.cause
+    assert total <= result.seconds < SOON_S
 
 
 def bulk(total_mb: int, kind: str) -> str:
@@ -96,7 +102,7 @@ def test_a_flood_of_output_is_capped(supervised: Supervised, tmp_path: Path, kin
 
 @pytest.mark.slow
 def test_a_gigabyte_of_output_is_capped(supervised: Supervised, tmp_path: Path) -> None:
-    result = supervised.run(bulk(1000, "lines"), ranks=1, log_dir=str(tmp_path), streams={"stderr": subprocess.DEVNULL}, bound_s=60)
+    result = supervised.run(bulk(1000, "lines"), ranks=1, log_dir=str(tmp_path), streams={"stderr": subprocess.DEVNULL}, bound_s=200)
     assert result.exit_code == 0 and result.outcome["rss_mib"] < 64
     assert (tmp_path / "rank-0.log").stat().st_size < 66 << 20
 
@@ -114,13 +120,13 @@ def test_children_that_hold_the_pipe_open_are_ended(supervised: Supervised) -> N
         "    os.setsid()\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "    if os.fork() == 0:\n"
-        "        time.sleep(60)\n"
+        f"        time.sleep({LONG_S})\n"
         "    os._exit(0)\n"
         "os.waitpid(child, 0)\n"
         "print('done')"
     )
     result = supervised.run(code, ranks=2)
-    assert result.exit_code == 0 and result.seconds < 6
+    assert result.exit_code == 0 and result.seconds < SOON_S
     assert "2 processes that the ranks had left behind were ended" in result.stderr
     assert "[rank 1] done" in result.stderr
 
@@ -129,43 +135,40 @@ def test_children_that_hold_the_pipe_open_are_ended(supervised: Supervised) -> N
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_signals_to_the_supervisor(supervised: Supervised, number: signal.Signals, stubborn: bool) -> None:
     ignore = "for n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n" if stubborn else ""
-    process = supervised.start(f"import signal, time\n{ignore}time.sleep(60)", options={"grace_s": 0.5})
-    wait_for(lambda: len(marked(supervised.mark)) == 3)
-    time.sleep(0.3)
+    code = f"import os, signal, time\n{ignore}{UP}\ntime.sleep({LONG_S})"
+    process = supervised.start(code, options={"grace_s": 0.5 if stubborn else SOON_S})
+    supervised.wait_up(2)
     process.send_signal(number)
-    result = supervised.finish(process, 10)
+    result = supervised.finish(process)
     assert result.exit_code % 256 == 128 + number
     assert number.name in result.cause
     assert {rank["signal"] for rank in result.ranks} == {signal.SIGKILL if stubborn else number}
-    assert result.seconds < 5
+    assert result.seconds < SOON_S
 
 
 def test_a_rank_that_cleans_up_on_term_gets_to_do_so(supervised: Supervised, tmp_path: Path) -> None:
     note = tmp_path / "note"
-    code = f"import signal, sys, time\ndef bye(*_):\n    open({str(note)!r}, 'w').write('clean'); sys.exit(0)\n"
-    code += "signal.signal(15, bye)\ntime.sleep(60)"
-    process = supervised.start(code, ranks=1)
-    wait_for(lambda: len(marked(supervised.mark)) == 2)
-    time.sleep(0.3)
+    code = f"import os, signal, sys, time\ndef bye(*_):\n    open({str(note)!r}, 'w').write('clean'); sys.exit(0)\n"
+    code += f"signal.signal(15, bye)\n{UP}\ntime.sleep({LONG_S})"
+    process = supervised.start(code, ranks=1, options={"grace_s": SOON_S})
+    supervised.wait_up(1)
     process.send_signal(signal.SIGTERM)
-    assert supervised.finish(process, 10).exit_code == 143
+    assert supervised.finish(process).exit_code == 143
     assert note.read_text() == "clean"
 
 
 def test_a_killed_supervisor_takes_its_ranks_along(supervised: Supervised) -> None:
     process = supervised.start(IDLE)
-    wait_for(lambda: len(marked(supervised.mark)) == 3)
-    time.sleep(0.2)
+    supervised.wait_up(2)
     process.kill()
     process.communicate()
-    wait_for(lambda: marked(supervised.mark) == [], 3)
+    wait_for(lambda: marked(supervised.mark) == [])
 
 
 def test_user_signals_are_passed_on(supervised: Supervised) -> None:
-    code = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (print('checkpoint'), sys.exit(0)))\ntime.sleep(60)"
-    process = supervised.start(code)
-    wait_for(lambda: len(marked(supervised.mark)) == 3)
-    time.sleep(0.5)
+    code = "import os, signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (print('checkpoint'), sys.exit(0)))\n"
+    process = supervised.start(f"{code}{UP}\ntime.sleep({LONG_S})")
+    supervised.wait_up(2)
     process.send_signal(signal.SIGUSR1)
     result = supervised.finish(process)
     assert result.exit_code == 0 and result.stderr.count("checkpoint") == 2
@@ -197,15 +200,16 @@ def test_a_log_folder_that_cannot_be_made(supervised: Supervised, tmp_path: Path
 
 
 def test_a_reader_that_stops_reading_does_not_block_the_supervisor(supervised: Supervised) -> None:
-    process = supervised.start("while True: print('x' * 1000)", options={"timeout_s": 1.0, "grace_s": 0.5})
-    wait_for(lambda: len(marked(supervised.mark)) == 3)
-    time.sleep(1.5)
+    code = f"import os; {UP}\nwhile True: print('x' * 1000)"
+    process = supervised.start(code, options={"timeout_s": STARTED_S, "grace_s": 0.5})
+    supervised.wait_up(2)
+    time.sleep(STARTED_S + 1)
     assert process.poll() is None, "a slow reader is no hang of the ranks"
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
-    wait_for(lambda: len(marked(supervised.mark)) <= 1, 3)
-    result = supervised.finish(process, 15, begun)
-    assert result.exit_code == 143 and result.seconds < 9
+    wait_for(lambda: len(marked(supervised.mark)) <= 1)
+    result = supervised.finish(process, begun=begun)
+    assert result.exit_code == 143 and result.seconds < SOON_S
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(supervised: Supervised, tmp_path: Path) -> None:
@@ -231,13 +235,14 @@ def test_what_cannot_be_started_is_said_before_anything_runs(supervised: Supervi
 
 
 def test_no_zombie_while_the_run_goes_on(supervised: Supervised) -> None:
-    code = "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(0.2)\n    os._exit(0)\nos.wait()\ntime.sleep(2)"
-    process = supervised.start(code)
-    wait_for(lambda: len(marked(supervised.mark)) >= 3)
-    time.sleep(0.8)
-    assert len(marked(supervised.mark)) == 3, "the orphans are gone by now"
-    assert zombies_of(process.pid) == [], "and were reaped"
-    assert supervised.finish(process).exit_code == 0
+    code = "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(0.2)\n    os._exit(0)\nos.wait()\n"
+    process = supervised.start(f"{code}{UP}\ntime.sleep({LONG_S})")
+    supervised.wait_up(2)
+    # The orphans end, and are reaped while their ranks go on.
+    wait_for(lambda: len(marked(supervised.mark)) == 3 and zombies_of(process.pid) == [])
+    process.send_signal(signal.SIGTERM)
+    result = supervised.finish(process)
+    assert result.exit_code == 143 and "had left behind" not in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
@@ -245,14 +250,19 @@ def test_as_pid_one(supervised: Supervised) -> None:
     wrap = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
         pytest.skip("this container may not make a PID namespace")
-    code = "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\ntime.sleep(60)"
+    code = f"import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    {UP}\n    time.sleep({LONG_S})\ntime.sleep({LONG_S})"
     process = supervised.start(code, prefix=wrap)
-    wait_for(lambda: len(marked(supervised.mark)) == 6)
-    time.sleep(0.3)
+    supervised.wait_up(2)
     inner = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(inner, signal.SIGTERM)
-    result = supervised.finish(process, 10)
-    assert result.exit_code == 143 and result.cause == "stopped by SIGTERM" and result.seconds < 6
+    result = supervised.finish(process)
+    assert result.exit_code == 143 and result.cause == "stopped by SIGTERM" and result.seconds < SOON_S
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal; PID 1 of a namespace does not feel one it has none for."""
+    found = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> number - 1 & 1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
@@ -263,11 +273,11 @@ def test_as_pid_one_term_ends_every_verb_at_once(supervised: Supervised) -> None
     waits = [sys.executable, "-m", "entrypoints", "plan", "--topology", "-"]
     process = supervised.popen(waits, prefix=wrap, streams={"stdin": subprocess.PIPE})
     wait_for(lambda: len(marked(supervised.mark)) == 2)
-    time.sleep(1)
     inner = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    wait_for(lambda: catches(inner, signal.SIGTERM))
     os.kill(inner, signal.SIGTERM)
-    wait_for(lambda: process.poll() is not None, 5)
-    assert supervised.finish(process, 5).exit_code == 143
+    wait_for(lambda: process.poll() is not None)
+    assert supervised.finish(process).exit_code == 143
 
 
 def test_the_callers_state_is_put_back() -> None:

@@ -14,7 +14,7 @@ from entrypoints.errors import EPBoxError, RankFailed, TimedOut, UsageError
 from entrypoints.launch import session as session_module
 from entrypoints.launch.rendezvous import Rendezvous, Session, exchange
 from entrypoints.launch.wire import Wire, WireClosed
-from tests.entrypoints.launch.conftest import Supervised, marked, wait_for
+from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, marked, wait_for
 
 Value = dict[str, Any]
 
@@ -39,7 +39,7 @@ def node(rank: int, nodes: int, port: int, host: str = "localhost", run: str = "
 def test_all_nodes_get_all_facts_in_rank_order(pool: ThreadPoolExecutor, port: int, host: str) -> None:
     if host == "::1" and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    found = [pool.submit(exchange, node(rank, 4, port, host), {"hostname": f"h{rank}"}, 10) for rank in (2, 0, 3, 1)]
+    found = [pool.submit(exchange, node(rank, 4, port, host), {"hostname": f"h{rank}"}, SOON_S) for rank in (2, 0, 3, 1)]
     assert [future.result() for future in found] == [[{"hostname": f"h{rank}"} for rank in range(4)]] * 4
 
 
@@ -51,9 +51,9 @@ def test_a_late_master_is_waited_for_and_named(pool: ThreadPoolExecutor, port: i
     monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
     said: list[str] = []
     early = Session(node(1, 2, port), said.append)
-    future = pool.submit(early.open, {"n": 1}, 10)
-    time.sleep(0.8)
-    assert exchange(node(0, 2, port), {"n": 0}, 10) == [{"n": 0}, {"n": 1}]
+    future = pool.submit(early.open, {"n": 1}, SOON_S)
+    wait_for(lambda: len(said) > 0)
+    assert exchange(node(0, 2, port), {"n": 0}, SOON_S) == [{"n": 0}, {"n": 1}]
     assert future.result() == [{"n": 0}, {"n": 1}]
     early.close()
     assert any(f"waits for node 0 at localhost port {port + 1}: Connection refused" in line for line in said)
@@ -63,7 +63,7 @@ def test_an_unreachable_master_ends_in_bounded_time(port: int) -> None:
     begun = time.monotonic()
     with pytest.raises(TimedOut) as caught:
         exchange(node(1, 2, port), {}, 0.5)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SOON_S / 2
     assert f"localhost port {port + 1}" in str(caught.value) and "Connection refused" in str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_missing_nodes_are_named_to_everyone(pool: ThreadPoolExecutor, port: int
     monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
     said: dict[int, list[str]] = {0: [], 2: []}
     sessions = {rank: Session(node(rank, 4, port), said[rank].append) for rank in said}
-    futures = {rank: pool.submit(sessions[rank].open, {}, 1.0 if rank == 0 else 5.0) for rank in said}
+    futures = {rank: pool.submit(sessions[rank].open, {}, 3.0 if rank == 0 else SOON_S) for rank in said}
     for rank, future in futures.items():
         with pytest.raises(TimedOut) as caught:
             future.result()
@@ -86,7 +86,7 @@ def test_missing_nodes_are_named_to_everyone(pool: ThreadPoolExecutor, port: int
 
 
 def test_strangers_do_no_harm(pool: ThreadPoolExecutor, port: int) -> None:
-    master = pool.submit(exchange, node(0, 2, port), {"n": 0}, 10)
+    master = pool.submit(exchange, node(0, 2, port), {"n": 0}, SOON_S)
     idle = []
     for data in (
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -101,7 +101,7 @@ def test_strangers_do_no_harm(pool: ThreadPoolExecutor, port: int) -> None:
         stranger.sendall(data)
         idle.append(stranger)
     idle[0].close()
-    assert exchange(node(1, 2, port), {"n": 1}, 10) == master.result() == [{"n": 0}, {"n": 1}]
+    assert exchange(node(1, 2, port), {"n": 1}, SOON_S) == master.result() == [{"n": 0}, {"n": 1}]
     for stranger in idle:
         stranger.close()
 
@@ -115,40 +115,40 @@ def _connects(port: int) -> bool:
 
 
 def test_two_runs_on_one_port_do_not_mix(pool: ThreadPoolExecutor, port: int) -> None:
-    found = {run: [pool.submit(exchange, node(rank, 2, port, run=run), {"run": run}, 15) for rank in (1, 0)] for run in ("a", "b")}
+    found = {run: [pool.submit(exchange, node(rank, 2, port, run=run), {"run": run}, SOON_S) for rank in (1, 0)] for run in ("a", "b")}
     for run, futures in found.items():
         assert [future.result() for future in futures] == [[{"run": run}] * 2] * 2
 
 
 def test_two_processes_with_one_node_rank(pool: ThreadPoolExecutor, port: int) -> None:
-    futures = [pool.submit(exchange, node(rank, 3, port), {}, 5) for rank in (0, 1, 1)]
+    futures = [pool.submit(exchange, node(rank, 3, port), {}, SOON_S) for rank in (0, 1, 1)]
     errors = [future.exception() for future in futures]
     assert all(isinstance(error, EPBoxError) for error in errors)
     assert isinstance(errors[0], UsageError) and "two processes call themselves node 1" in str(errors[0])
 
 
 def test_nodes_that_count_differently(pool: ThreadPoolExecutor, port: int) -> None:
-    master = pool.submit(exchange, node(0, 2, port), {}, 5)
+    master = pool.submit(exchange, node(0, 2, port), {}, SOON_S)
     with pytest.raises(UsageError, match="counts 3 nodes, node 0 counts 2"):
-        exchange(node(1, 3, port), {}, 5)
+        exchange(node(1, 3, port), {}, SOON_S)
     assert isinstance(master.exception(), UsageError)
 
 
 def test_a_restarted_node_takes_its_place(pool: ThreadPoolExecutor, port: int) -> None:
-    master = pool.submit(exchange, node(0, 3, port), {"n": 0}, 10)
+    master = pool.submit(exchange, node(0, 3, port), {"n": 0}, SOON_S)
     first = Session(node(1, 3, port))
     early = pool.submit(first.open, {"n": "dies"}, 0.6)
     with pytest.raises(EPBoxError):
         early.result()
     first.close()
-    others = [pool.submit(exchange, node(rank, 3, port), {"n": rank}, 10) for rank in (1, 2)]
+    others = [pool.submit(exchange, node(rank, 3, port), {"n": rank}, SOON_S) for rank in (1, 2)]
     assert master.result() == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert [other.result() for other in others] == [master.result()] * 2
 
 
 def pair(pool: ThreadPoolExecutor, port: int) -> tuple[Session, Session]:
     sessions = Session(node(0, 2, port)), Session(node(1, 2, port))
-    futures = [pool.submit(each.open, {}, 10) for each in sessions]
+    futures = [pool.submit(each.open, {}, SOON_S) for each in sessions]
     for future in futures:
         future.result()
     return sessions
@@ -157,7 +157,7 @@ def pair(pool: ThreadPoolExecutor, port: int) -> tuple[Session, Session]:
 def test_results_are_gathered_and_large(pool: ThreadPoolExecutor, port: int) -> None:
     sessions = pair(pool, port)
     big = {"log": "x" * 3_000_000}
-    futures: list[Future[list[Value]]] = [pool.submit(each.gather, big, 10) for each in sessions]
+    futures: list[Future[list[Value]]] = [pool.submit(each.gather, big, SOON_S) for each in sessions]
     assert [future.result() for future in futures] == [[big, big]] * 2
     for each in sessions:
         each.close()
@@ -167,7 +167,7 @@ def test_a_lost_node_is_noticed(pool: ThreadPoolExecutor, port: int) -> None:
     first, second = pair(pool, port)
     assert first.lost() is None and second.lost() is None
     second.close()
-    wait_for(lambda: first.lost() is not None, 2)
+    wait_for(lambda: first.lost() is not None)
     cause, code = first.lost() or ("", 0)
     assert "node 1" in cause and "is gone" in cause and code == 4
     first.close()
@@ -178,7 +178,7 @@ def test_a_node_that_leaves_before_its_results(pool: ThreadPoolExecutor, port: i
     sessions = pair(pool, port)
     sessions[leaver].close()
     with pytest.raises(RankFailed, match=f"node {leaver} .* is gone"):
-        sessions[1 - leaver].gather({}, 5)
+        sessions[1 - leaver].gather({}, SOON_S)
     sessions[1 - leaver].close()
 
 
@@ -193,9 +193,9 @@ def test_a_silent_node_ends_the_gathering_in_bounded_time(pool: ThreadPoolExecut
 def test_after_a_failure_what_there_is_can_be_gathered(pool: ThreadPoolExecutor, port: int) -> None:
     first, second = pair(pool, port)
     second.abort("rank 9 exited with code 1")
-    wait_for(lambda: first.lost() is not None, 2)
+    wait_for(lambda: first.lost() is not None)
     assert "rank 9 exited with code 1" in (first.lost() or ("",))[0]
-    futures = [pool.submit(each.gather, {"n": i}, 5) for i, each in enumerate((first, second))]
+    futures = [pool.submit(each.gather, {"n": i}, SOON_S) for i, each in enumerate((first, second))]
     assert [future.result() for future in futures] == [[{"n": 0}, {"n": 1}]] * 2
     first.close()
     second.close()
@@ -207,11 +207,11 @@ def fleet(supervised: Supervised, port: int, codes: list[str], **options: Any) -
     ]
 
 
-IDLE = "import time; time.sleep(60)"
+IDLE = f"import os, time; {UP}; time.sleep({LONG_S})"
 
 
 def test_two_supervised_nodes(supervised: Supervised, port: int) -> None:
-    runs = [run.communicate(timeout=30) for run in fleet(supervised, port, ["print('hi')"] * 2)]
+    runs = [run.communicate(timeout=2 * SOON_S) for run in fleet(supervised, port, ["print('hi')"] * 2)]
     assert [json.loads(out)["exit_code"] for out, _ in runs] == [0, 0]
     assert json.loads(runs[0][0])["everyone"] == [{"ranks": 2}, {"ranks": 2}]
     assert "[rank 3] hi" in runs[1][1]
@@ -220,38 +220,34 @@ def test_two_supervised_nodes(supervised: Supervised, port: int) -> None:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_node_that_dies_ends_the_other_soon(supervised: Supervised, port: int, victim: int) -> None:
     runs = fleet(supervised, port, [IDLE] * 2)
-    wait_for(lambda: len(marked(supervised.mark)) == 6)
-    time.sleep(0.3)
+    supervised.wait_up(4)
     runs[victim].kill()
-    begun = time.monotonic()
-    output, _ = runs[1 - victim].communicate(timeout=10)
-    assert time.monotonic() - begun < 5
+    output, _ = runs[1 - victim].communicate(timeout=SOON_S)
     outcome = json.loads(output)
     assert outcome["exit_code"] == 4 and f"node {victim} " in outcome["cause"] and "is gone" in outcome["cause"]
     runs[victim].communicate()
-    wait_for(lambda: marked(supervised.mark) == [], 3)
+    wait_for(lambda: marked(supervised.mark) == [])
 
 
 def test_a_rank_that_dies_on_one_node_is_named_on_all(supervised: Supervised, port: int) -> None:
-    dies = "import os, sys, time\nif os.environ['EPBOX_RANK'] == '3': time.sleep(0.5); sys.exit(9)\ntime.sleep(60)"
-    begun = time.monotonic()
-    outcomes = [json.loads(run.communicate(timeout=20)[0]) for run in fleet(supervised, port, [IDLE, dies, IDLE])]
-    assert time.monotonic() - begun < 12
+    dies = f"import os, sys, time\nif os.environ['EPBOX_RANK'] == '3': time.sleep(0.5); sys.exit(9)\ntime.sleep({LONG_S})"
+    outcomes = [json.loads(run.communicate(timeout=2 * SOON_S)[0]) for run in fleet(supervised, port, [IDLE, dies, IDLE])]
     assert [each["exit_code"] for each in outcomes] == [4, 4, 4]
     assert all("rank 3 " in each["cause"] and "code 9" in each["cause"] for each in outcomes), outcomes
 
 
 def test_a_node_is_not_hung_while_another_one_prints(supervised: Supervised, port: int) -> None:
     """Only one rank of all prints in many programs; node 2 hears of node 1 over node 0."""
-    speaks = "import time\nfor _ in range(12): print('step'); time.sleep(0.5)"
-    silent = "import time; time.sleep(6)"
-    outcomes = [json.loads(run.communicate(timeout=40)[0]) for run in fleet(supervised, port, [silent, speaks, silent], timeout_s=3.0)]
+    speaks = "import time\nfor _ in range(14): print('step'); time.sleep(0.5)"
+    silent = "import time; time.sleep(7)"
+    runs = fleet(supervised, port, [silent, speaks, silent], timeout_s=4.0)
+    outcomes = [json.loads(run.communicate(timeout=2 * SOON_S)[0]) for run in runs]
     assert [each["exit_code"] for each in outcomes] == [0, 0, 0], outcomes
 
 
 def test_silence_of_all_nodes_is_a_hang(supervised: Supervised, port: int) -> None:
-    speaks = "import time; print('step'); time.sleep(60)"
-    outcomes = [json.loads(run.communicate(timeout=40)[0]) for run in fleet(supervised, port, [IDLE, speaks], timeout_s=2.0)]
+    speaks = f"import time; print('step'); time.sleep({LONG_S})"
+    outcomes = [json.loads(run.communicate(timeout=2 * SOON_S)[0]) for run in fleet(supervised, port, [IDLE, speaks], timeout_s=2.0)]
     assert [each["exit_code"] for each in outcomes] == [5, 5], outcomes
     assert all("no output of any rank for 2 s" in each["cause"] for each in outcomes)
 
