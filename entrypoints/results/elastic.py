@@ -68,6 +68,20 @@ class ElasticRun:
             return text[text.index(" EP:") - 1 :]
         return ""
 
+    def feed_bytes(self, block: bytes, start: int) -> tuple[int, int]:
+        """The short way for whole performance lines from `start`: (where it stopped, lines taken); the line there needs the long way."""
+        lines, samples, ranks = 0, self.samples, self.ranks
+        line = formats.EP_LINE_BYTES.match
+        while match := line(block, start):
+            _, rank, world, name, out, up, time, _, copy, _ = match.groups()
+            ranks.add(int(rank))
+            self.world = int(world)
+            samples.setdefault(name.decode(), []).append((float(out), float(up), float(time), float(copy or 0)))
+            start = match.end()
+            lines += 1
+        self.lines += lines
+        return start, lines
+
     def _begin_case(self, signature: str) -> None:
         if signature != self._case:
             self._fold()

@@ -30,11 +30,14 @@ BEST = re.compile(
 )
 #: The same on bytes, for the lines of which a log has the most; they run to the end of the line.
 TUNING_BYTES = re.compile(
-    rb"\[tuning\] SMs \d+, NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?([:,][^\[]*?)"
-    rb"(?:(\d+\.\d+) GB/s \(RDMA\), )?(\d+\.\d+) GB/s \(NVL\)([^\[]*)\Z"
+    rb"\[tuning\] SMs \d+, NVL chunk (\d+|default)(?:, RDMA chunk (\d+))?"
+    rb"(: \d+ \+ \d+ us, |: |, transmit: [\d.]+ us, notify: [\d.]+ us, BW: )"
+    rb"(?:(\d+\.\d+) GB/s \(RDMA\), )?(\d+\.\d+) GB/s \(NVL\)([^\[\n]*)(?:\n|\Z)"
 )
+#: Dates and clocks in a prefix, which make it another one on every line.
+STAMP_BYTES = re.compile(rb"\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 TESTING_BYTES = re.compile(
-    rb"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False), previous=(True|False)\) \.\.\. passed\s*\Z"
+    rb"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False), previous=(True|False)\) \.\.\. passed[ \r]*(?:\n|\Z)"
 )
 TRANSMIT_NOTIFY = re.compile(rf"transmit: {_NUMBER} us, notify: {_NUMBER} us")
 NOTIFY_PLUS_TRANSMIT = re.compile(rf"{_NUMBER} \+ {_NUMBER} us")
@@ -55,6 +58,9 @@ _PHASES = rf"(?:{_NUMBER} = )?{_NUMBER}(?: \+ {_NUMBER})? us"
 LL_PHASES = re.compile(rf"\[rank *(\d+) *\] Dispatch send/recv time: {_PHASES} *\| *Combine send/recv time: {_PHASES}")
 LL_ANY = re.compile(r"Dispatch \+ combine bandwidth|Dispatch bandwidth|send/recv time")
 
+#: The same on bytes, to the end of their lines; numbers are made of bytes as well as of text.
+LL_BYTES = tuple(re.compile(pattern.pattern.encode() + rb"[ \r]*(?:\n|\Z)") for pattern in (LL_BOTH, LL_EACH, LL_PHASES))
+
 EP_RANKS = re.compile(r"> Ranks: (\d+)(?: x (\d+))?")
 EP_EXPERTS = re.compile(r"> Experts: (\d+)/(\d+)")
 EP_TOKENS = re.compile(r"> Tokens: (\d+) \(max: (\d+)\), hidden: (\d+)")
@@ -65,6 +71,7 @@ EP_LINE = re.compile(
     rf"{_NUMBER} GB/s \(SO\), {_NUMBER} GB/s \(SU\), {_NUMBER} us, {_NUMBER} bytes"
     rf"(?: \| (?:copy|reduce): {_NUMBER} GB/s, {_NUMBER} us|\s*$)"
 )
+EP_LINE_BYTES = re.compile(rb" *" + EP_LINE.pattern.encode().removesuffix(rb"|\s*$)") + rb")[ \r]*(?:\n|\Z)")
 EP_BARRIER = re.compile(rf"> EP: *(\d+)/ *(\d+), barrier time: {_NUMBER} us")
 EP_AGRS = re.compile(
     rf"> Rank: *(\d+)/ *(\d+) \| (\d+ x \d+ \w+) \| avg: {_NUMBER} us(?:, {_NUMBER} GB/s)? ?\(inplace=(\d), batched=(\d)\)"

@@ -5,6 +5,8 @@ from typing import Any
 
 from entrypoints.results import formats
 
+Match = re.Match[str] | re.Match[bytes]
+
 
 class LowLatencyRun:
     """Collects the lines of one run; a rank that reports again begins the next run."""
@@ -14,9 +16,9 @@ class LowLatencyRun:
     def __init__(self, number: int) -> None:
         self.first_line = number
         # Matches by rank; numbers are made of them at the end, and only for runs that are listed.
-        self.both: dict[int, re.Match[str]] = {}
-        self.each: dict[int, re.Match[str]] = {}
-        self.phases: dict[int, re.Match[str]] = {}
+        self.both: dict[int, Match] = {}
+        self.each: dict[int, Match] = {}
+        self.phases: dict[int, Match] = {}
         self.torn = 0
 
     @property
@@ -34,8 +36,6 @@ class LowLatencyRun:
     def feed(self, writer: str, text: str) -> str:
         """Take one line. Returns the start of a message that is not whole yet, or ""."""
         matched = 0
-        if self.take(text):
-            return ""
         for match in formats.LL_BOTH.finditer(text):
             matched += 1
             self.both.setdefault(int(match[1]), match)
@@ -51,26 +51,27 @@ class LowLatencyRun:
             return text[heads[-1] :]
         return ""
 
-    def take(self, text: str) -> bool:
-        """The short way for a line that is one whole message of this run; False when it needs the long one."""
-        start = text.find("Dispatch ") + len("Dispatch ")
-        kind = text[start : start + 1]
-        if kind == "+":
-            match = formats.LL_BOTH.fullmatch(text)
-            if not match or int(match[1]) in self.both:
-                return False
-            self.both[int(match[1])] = match
-            return True
-        if kind == "b":
-            match = formats.LL_EACH.fullmatch(text)
-            if not match or (not self.both and int(match[1]) in self.each):
-                return False
-            self.each.setdefault(int(match[1]), match)
-            return True
-        match = formats.LL_PHASES.fullmatch(text) if kind == "s" else None
-        if match:
-            self.phases.setdefault(int(match[1]), match)
-        return bool(match)
+    def feed_bytes(self, prefix: bytes, block: bytes, start: int) -> tuple[int, int]:
+        """The short way for whole messages of this run from `start`: (where it stopped, lines taken); the line there needs the long way."""
+        lines, skip = 0, len(prefix)
+        both, each, phases = (pattern.match for pattern in formats.LL_BYTES)
+        while block.startswith(prefix, start):
+            match = both(block, start + skip)
+            if match:
+                if int(match[1]) in self.both:
+                    break
+                self.both[int(match[1])] = match
+            elif match := each(block, start + skip):
+                if not self.both and int(match[1]) in self.each:
+                    break
+                self.each.setdefault(int(match[1]), match)
+            elif match := phases(block, start + skip):
+                self.phases.setdefault(int(match[1]), match)
+            else:
+                break
+            start = match.end()
+            lines += 1
+        return start, lines
 
     def finish(self, sweep: bool) -> dict[str, Any]:
         ranks = sorted({*self.both, *self.each, *self.phases})
@@ -110,12 +111,12 @@ class LowLatencyRun:
         self.torn += other.torn
 
 
-def _named(match: re.Match[str], *names: str) -> dict[str, Any]:
+def _named(match: Match, *names: str) -> dict[str, Any]:
     values: list[float | None] = [float(group) if group else None for group in match.groups()[1:]]
     return {"rank": int(match[1]), **dict(zip(names, values, strict=True))}
 
 
-def _phases(match: re.Match[str]) -> dict[str, Any]:
+def _phases(match: Match) -> dict[str, Any]:
     names = ("dispatch_total_us", "dispatch_send_us", "dispatch_recv_us", "combine_total_us", "combine_send_us", "combine_recv_us")
     entry = _named(match, *names)
     if entry["dispatch_recv_us"] is None:

@@ -40,11 +40,11 @@ class Parser:
 
     def line(self, number: int, raw: bytes | str) -> None:
         """One line with its number from 1."""
-        if isinstance(raw, bytes) and not self._torn and self._short(raw):
+        if isinstance(raw, bytes) and self.take(raw, 0)[1]:
             return
         writer, text = split_writer(clean(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw))
         if isinstance(raw, bytes) and text.startswith("[t") and len(self._writers) < 10_000:
-            self._writers[raw[: raw.find(b"[t")]] = writer
+            self._writers[formats.STAMP_BYTES.sub(b"", raw[: raw.find(b"[t")])] = writer
         if alltoall.MARK in text:
             self._alltoall(number, text)
             return
@@ -63,15 +63,26 @@ class Parser:
         if rest:
             self._torn[writer] = rest[-400:]
 
-    def _short(self, raw: bytes) -> bool:
-        """The lines of which a log has the most, whole and in the run at hand, without decoding them twice."""
+    def take(self, block: bytes, start: int) -> tuple[int, int]:
+        """Whole lines of the run at hand from `start` of a block, without decoding them: (where they end, how many)."""
         current = self._current
-        if isinstance(current, TuningRun):
-            start = raw.find(b"[t")
-            # The same prefix comes again and again, unless it has a timestamp in it.
-            writer = self._writers.get(raw[:start]) if start > 0 else ""
-            return start >= 0 and writer is not None and current.feed_bytes(writer, raw, start)
-        return isinstance(current, LowLatencyRun) and raw.startswith(b"[rank ") and current.take(raw.decode("utf-8", "replace").rstrip())
+        if self._torn or current is None:
+            return start, 0
+        if isinstance(current, ElasticRun):
+            return current.feed_bytes(block, start)
+        mark = block.find(b"[t" if isinstance(current, TuningRun) else b"[rank ", start, start + 300)
+        if mark < 0:
+            return start, 0
+        prefix = block[start:mark]
+        if isinstance(current, LowLatencyRun):
+            return current.feed_bytes(prefix, block, start)
+        # The same prefix comes again and again, but for the time in it.
+        writer = self._writer_of(prefix) if prefix else ""
+        return (start, 0) if writer is None else current.feed_bytes(writer, prefix, block, start)
+
+    def _writer_of(self, prefix: bytes) -> str | None:
+        writer = self._writers.get(prefix)
+        return self._writers.get(formats.STAMP_BYTES.sub(b"", prefix)) if writer is None and b":" in prefix else writer
 
     def _alltoall(self, number: int, text: str) -> None:
         """EPBox's own workload tells its whole result in one line."""
@@ -192,7 +203,7 @@ def parse_into(parser: Parser, paths: Iterable[str | Path]) -> list[dict[str, An
     for path in log_files(paths):
         parser.next_log(path)
         with open_log(path) as stream:
-            for number, line in hits(stream, formats.INTERESTING, path):
+            for number, line in hits(stream, formats.INTERESTING, path, parser.take):
                 parser.line(number, line)
     return parser.finish()
 

@@ -4,7 +4,7 @@ import codecs
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -83,8 +83,12 @@ def blocks(stream: IO[bytes], name: str = "log") -> Iterator[bytes]:
         yield rest
 
 
-def hits(stream: IO[bytes], wanted: re.Pattern[bytes], name: str = "log") -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line without its end) of each line in which `wanted` is found.
+#: Takes whole lines of a block from an offset: (offset after them, number of lines), or (the offset, 0).
+Take = Callable[[bytes, int], tuple[int, int]]
+
+
+def hits(stream: IO[bytes], wanted: re.Pattern[bytes], name: str = "log", take: Take | None = None) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line without its end) of each line in which `wanted` is found and that `take` leaves.
 
     Lines without a hit are never split off, which is what makes a log of hundreds of megabytes cheap.
     """
@@ -95,6 +99,13 @@ def hits(stream: IO[bytes], wanted: re.Pattern[bytes], name: str = "log") -> Ite
         match = find(block)
         while match:
             start = block.rfind(b"\n", position, match.start()) + 1 or position
+            if take is not None:
+                position, lines = take(block, start)
+                if lines:
+                    number += block.count(b"\n", counted, start) + lines
+                    counted = position
+                    match = find(block, position)
+                    continue
             end = block.find(b"\n", match.end() - 1)
             end = len(block) if end < 0 else end
             number += block.count(b"\n", counted, start)

@@ -94,32 +94,40 @@ class TuningRun:
             self.passed = min(self.started_cases, self.passed + len(formats.PASSED.findall(text)))
         return self._messages(writer, text) if "[tuning]" in text else ""
 
-    def feed_bytes(self, writer: str, line: bytes, start: int) -> bool:
-        """The short way for a whole line of this run, tuning or passed case; False when it needs the long one."""
+    def feed_bytes(self, writer: str, prefix: bytes, block: bytes, start: int) -> tuple[int, int]:
+        """The short way for whole lines of this run with this prefix, tuning points or passed cases, one after the other from `start`.
+
+        Returns where it stopped and the number of lines taken; the line there needs the long way.
+        """
         if writer in self._done:
-            return False
-        match = formats.TUNING_BYTES.match(line, start)
-        if match:
-            nvl, rdma, times, rdma_gbps, nvl_gbps, after = match.groups()
-            if (rdma is not None) != (self.test == "internode") or b"+ NVL" in times:
-                return False
-            self.tuning_lines += 1
-            if self.format is None:
-                self._note_format(times.decode("ascii", "replace"), after.decode("ascii", "replace"))
-            sweep = self._open.get(writer)
-            if sweep is None:
+            return start, 0
+        lines, skip, internode = 0, len(prefix), self.test == "internode"
+        raw: dict[tuple[bytes, bytes | None], tuple[bytes | None, bytes]] | None = None
+        point, case = formats.TUNING_BYTES.match, formats.TESTING_BYTES.match
+        while block.startswith(prefix, start):
+            match = point(block, start + skip)
+            if match:
+                nvl, rdma, times, rdma_gbps, nvl_gbps, after = match.groups()
+                if (rdma is not None) != internode:
+                    break
+                if raw is None:
+                    if self.format is None:
+                        self._note_format(times.decode("ascii", "replace"), after.decode("ascii", "replace"))
+                    self._busy.add(writer)
+                    raw = self._open.setdefault(writer, Sweep()).raw
+                self.tuning_lines += 1
+                raw[nvl, rdma] = (rdma_gbps, nvl_gbps)
+            else:
+                match = case(block, start + skip)
+                if not match or self.passed != self.started_cases:
+                    break
                 self._busy.add(writer)
-                sweep = self._open[writer] = Sweep()
-            sweep.raw[nvl, rdma] = (rdma_gbps, nvl_gbps)
-            return True
-        match = formats.TESTING_BYTES.match(line, start)
-        if not match or self.passed != self.started_cases:
-            return False
-        self._busy.add(writer)
-        self.started_cases += 1
-        self.passed += 1
-        self.cases[match.groups()] += 1
-        return True
+                self.started_cases += 1
+                self.passed += 1
+                self.cases[match.groups()] += 1
+            start = match.end()
+            lines += 1
+        return start, lines
 
     def _messages(self, writer: str, text: str) -> str:
         starts = [match.start() for match in re.finditer(r"\[tuning\]", text)]
