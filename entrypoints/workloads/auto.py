@@ -1,7 +1,7 @@
 """`auto`: the workload that this image, these GPUs and this number of nodes are for, and why."""
 
 from entrypoints.errors import UsageError
-from entrypoints.workloads.deepep import INTRANODE_RANKS, find_tree
+from entrypoints.workloads.deepep import INTRANODE_RANKS, Tree, find_tree
 from entrypoints.workloads.model import Request
 
 
@@ -15,10 +15,21 @@ def choose(request: Request) -> tuple[str, str]:
         return "alltoall", f"{request.gpus} GPU(s) but no DeepEP tree in this image: the NCCL baseline"
     if tree.v2:
         return "deepep-elastic", f"{tree.path} is DeepEP V2"
-    if request.nodes > 1 and request.ranks == 8:
-        return "deepep-internode", f"{tree.path} is DeepEP V1, {request.nodes} nodes of 8 GPUs"
     if request.nodes > 1:
-        return "deepep-low-latency", f"{request.nodes} nodes of {request.ranks} GPUs: the high-throughput test takes exactly 8 a node"
+        return _between(request, tree)
     if request.ranks in INTRANODE_RANKS:
         return "deepep-intranode", f"{tree.path} is DeepEP V1, one node of {request.ranks} GPUs"
-    return "deepep-low-latency", f"one node of {request.ranks} GPU(s): the intranode test takes 2, 4 or 8"
+    if request.ranks <= 8:
+        return "deepep-low-latency", f"one node of {request.ranks} GPU(s): the intranode test takes 2, 4 or 8"
+    return "alltoall", f"one node of {request.ranks} ranks: DeepEP V1's tests take up to 8 a node"
+
+
+def _between(request: Request, tree: Tree) -> tuple[str, str]:
+    """Between nodes: the high-throughput test where its kernels exist, else low latency, else the baseline."""
+    place = f"{request.nodes} nodes of {request.ranks} GPUs"
+    if request.ranks == 8 and request.nodes in tree.ht_nodes:
+        return "deepep-internode", f"{tree.path} is DeepEP V1, {place}"
+    missing = f"has no kernels for {request.nodes} nodes" if request.ranks == 8 else "takes exactly 8 GPUs a node"
+    if request.world <= 8 or request.world % 8 == 0:
+        return "deepep-low-latency", f"{place}: the high-throughput test {missing}"
+    return "alltoall", f"{place}: the high-throughput test {missing}, and the low-latency one takes up to 8 ranks or multiples of 8"

@@ -16,6 +16,8 @@ HT_NODES_LATER = (2, 3, 4, 6, 8, 12, 16, 18, 20)
 HIDDEN_V121 = (2048, 2560, 4096, 5120, 6144, 7168, 8192)
 HIDDEN_LATER = (2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192)
 INTRANODE_RANKS = (2, 4, 8)
+#: Experts a token: the HT kernels assert 32 (csrc/kernels/internode.cu, intranode.cu), the LL ones 11 (internode_ll.cu), 1.2.1 to 2.1.0.
+HT_TOPK, LL_TOPK = 32, 11
 #: Where images keep DeepEP's tests.
 HOMES = ("/opt/deepep", "/opt/DeepEP", "/opt/epbox/deepep", "/workspace/DeepEP")
 
@@ -32,6 +34,11 @@ class Tree:
     def tests(self) -> Path:
         """The folder of the v1 tests: tests/, or tests/legacy/ in V2."""
         return self.path / "tests" / "legacy" if self.v2 else self.path / "tests"
+
+    @property
+    def ht_nodes(self) -> tuple[int, ...]:
+        """Numbers of nodes that the high-throughput kernels exist for."""
+        return HT_NODES_LATER if self.later else HT_NODES_V121
 
 
 def find_tree(request: Request) -> Tree:
@@ -73,6 +80,14 @@ def _hidden(hidden: int, tree: Tree) -> None:
     _must(hidden in sizes, what, "--hidden", f"--hidden {nearest(hidden, sizes)}")
 
 
+def _topk(shape: dict[str, int], most: int) -> None:
+    """Every size at least 1, and no more experts a token than the kernels take and there are."""
+    for name, value in shape.items():
+        _must(value >= 1, f"{name} is {value}", f"--{name.replace('_', '-')}", f"--{name.replace('_', '-')} 1")
+    most, topk = min(most, shape["num_experts"]), shape["num_topk"]
+    _must(topk <= most, f"top-{topk}: the kernels take up to {most}", "--num-topk", f"--num-topk {most}")
+
+
 def _value(asked: int | None, default: int) -> int:
     return default if asked is None else asked
 
@@ -106,7 +121,7 @@ class Internode:
 
     def prepare(self, request: Request) -> Prepared:
         tree = find_tree(request)
-        possible = HT_NODES_LATER if tree.later else HT_NODES_V121
+        possible = tree.ht_nodes
         what = f"{request.nodes} node(s): the HT kernels exist for {', '.join(map(str, possible))} nodes"
         alone = " or --workload deepep-intranode" if request.nodes == 1 else ""
         _must(request.nodes in possible, what, "--nodes", f"--nodes {nearest(request.nodes, possible)}{alone}")
@@ -119,6 +134,7 @@ class Internode:
             "num_topk": _value(request.num_topk, 8),
             "num_experts": _value(request.num_experts, nearest_multiple(256, request.world)),
         }
+        _topk(shape, HT_TOPK)
         _must(1 <= groups <= request.nodes, f"{groups} groups of {request.nodes} nodes", "--num-topk-groups", f"{min(request.nodes, 4)}")
         _divides(shape["num_experts"], request.world)
         _hidden(shape["hidden"], tree)
@@ -146,6 +162,7 @@ class Intranode:
             "num_topk": _value(request.num_topk, 8),
             "num_experts": _value(request.num_experts, 256),
         }
+        _topk(shape, HT_TOPK)
         _divides(shape["num_experts"], request.world)
         return _prepared(self.name, "intranode", tree.tests / "test_intranode.py", request, shape)
 
@@ -167,6 +184,7 @@ class LowLatency:
             "num_topk": _value(request.num_topk, 8),
             "num_experts": _value(request.num_experts, nearest_multiple(288, world)),
         }
+        _topk(shape, LL_TOPK)
         _divides(shape["num_experts"], world)
         _hidden(shape["hidden"], tree)
         notes: tuple[str, ...] = ()
@@ -213,6 +231,7 @@ class Elastic:
                 "num_topk": _value(request.num_topk, 6),
                 "num_experts": _value(request.num_experts, nearest_multiple(256, world)),
             }
+            _topk(shape, shape["num_experts"])
             _divides(shape["num_experts"], world)
         env, notes = self._gin(request)
         test = "elastic_" + self.file.removeprefix("test_").removesuffix(".py")

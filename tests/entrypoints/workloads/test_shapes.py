@@ -105,6 +105,12 @@ def test_nccl_takes_one_rank_a_gpu() -> None:
         ("deepep-intranode", {"nodes": 1, "ranks": 6}, "--ranks", "--ranks 4"),
         ("deepep-low-latency", {"nodes": 3, "ranks": 4}, "--ranks", "16 ranks in all"),
         ("deepep-low-latency", {"nodes": 1, "ranks": 7, "num_experts": 288}, "--num-experts", "--num-experts 287"),
+        ("deepep-low-latency", {"nodes": 1, "ranks": 2, "num_topk": 12}, "--num-topk", "--num-topk 11"),
+        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_topk": 33}, "--num-topk", "--num-topk 32"),
+        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_topk": 8, "num_experts": 4}, "--num-topk", "--num-topk 4"),
+        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_tokens": 0}, "--num-tokens", "--num-tokens 1"),
+        ("deepep-internode", {"nodes": 2, "ranks": 8, "num_topk": -1}, "--num-topk", "--num-topk 1"),
+        ("deepep-internode", {"nodes": 4, "ranks": 8, "num_topk": 40}, "--num-topk", "--num-topk 32"),
     ],
 )
 def test_deepep_v1_limits(v1: str, name: str, request_: dict[str, int], option: str, hint: str) -> None:
@@ -176,6 +182,9 @@ def test_unknown_workload_lists_all() -> None:
         (2, 4, 4, "deepep-low-latency"),
         (1, 8, 8, "deepep-intranode"),
         (1, 1, 1, "deepep-low-latency"),
+        (5, 8, 8, "deepep-low-latency"),
+        (3, 3, 3, "alltoall"),
+        (1, 16, 16, "alltoall"),
     ],
 )
 def test_auto_picks_by_gpus_and_nodes_and_says_why(v1: str, nodes: int, ranks: int, gpus: int, expected: str) -> None:
