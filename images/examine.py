@@ -8,7 +8,7 @@ from typing import Any
 
 from entrypoints.errors import WrongNumbers
 
-from . import contents, engine, inventory, lock, oci, render, sbom, ship
+from . import base, contents, engine, inventory, lock, oci, render, sbom, ship
 from .contents import Contents
 from .recipe import Recipe, load_recipe
 
@@ -23,10 +23,11 @@ def verify_image(name: str, engine_choice: str = "auto") -> list[str]:
         passed = [f"digest {layout.digest} (normalised)"]
         document, more = _lock(name, labels, held)
         what = load_recipe(str(labels["epbox.recipe"]))
-        passed += [*more, *_packages(name, what, document, held), *_sbom(name, what, document, labels, held)]
+        passed += [*more, *_packages(name, what, document, labels, held), *_sbom(name, what, document, labels, held)]
         passed += _compiled(name, what, held)
-        found = sbom.found(sbom.scan(layout, name, ("syft-json",))["syft-json"])
-    _same(name, "the SBOM inside", _without_source(sbom.inside(held)), "syft", found)
+        scanned = sbom.scan(layout, name, ("syft-json",))["syft-json"]
+    found = sbom.comparable(what, sbom.found(scanned))
+    _same(name, "the SBOM inside", sbom.comparable(what, sbom.inside(held)), "syft", found)
     return [*passed, f"syft finds the same {len(found)} packages"]
 
 
@@ -36,8 +37,7 @@ def _lock(name: str, labels: dict[str, Any], held: Contents) -> tuple[dict[str, 
     if inside is None:
         _require(said in ("none", "nothing"), name, f"label epbox.lock says {said}, but no lock is inside")
         raise WrongNumbers("was built without a lock: nothing can be verified", where=name, hint="./inv lock, then ./inv build")
-    document: dict[str, Any] = json.loads(inside)
-    own = lock.digest(document)
+    own = inventory.digest(inside)
     _require(said == own, name, f"label epbox.lock says {said}, the lock inside is {own}")
     recipe = str(labels.get("epbox.recipe"))
     what = load_recipe(recipe)
@@ -47,6 +47,7 @@ def _lock(name: str, labels: dict[str, Any], held: Contents) -> tuple[dict[str, 
     _require(held.files.get("recipe.toml") == resolved.encode(), name, f"the recipe inside is not this checkout's {recipe}")
     drift = labels.get("epbox.lock.drift")
     _require(drift == "none", name, f"drift: {drift}")
+    document: dict[str, Any] = json.loads(inside)  # equal to ours by digest, so it is a lock
     return document, [
         f"lock inside is the labelled one, {own}",
         f"lock and recipe are this checkout's of {recipe}",
@@ -54,16 +55,20 @@ def _lock(name: str, labels: dict[str, Any], held: Contents) -> tuple[dict[str, 
     ]
 
 
-def _packages(name: str, what: Recipe, document: dict[str, Any], held: Contents) -> list[str]:
+def _packages(name: str, what: Recipe, document: dict[str, Any], labels: dict[str, Any], held: Contents) -> list[str]:
     """dpkg's packages and the wheels' metadata are what the lock says, no more and no less."""
-    locked = {**document["base_packages"], **document["packages"].get("runtime", {})}
-    want = {("deb", each, package["version"]) for each, package in locked.items()}
-    have = {("deb", each, version) for each, version in held.debian.items()}
-    _same(name, "the lock", want, "dpkg", have)
+    if what.base.kind == "debian":
+        locked = {**document["base_packages"], **document["packages"].get("runtime", {})}
+        want = {("deb", each, package["version"]) for each, package in locked.items()}
+        _same(name, "the lock", want, "dpkg", {("deb", each, version) for each, version in held.debian.items()})
+        passed = [f"all {len(want)} Debian packages are those of the lock"]
+    else:
+        said = labels.get("org.opencontainers.image.base.name")
+        _require(said == base.reference(what.base), name, f"its base is {said}, the recipe says {base.reference(what.base)}")
+        passed = [f"base is {said}; a registry base's packages are pinned by its digest, not listed in a lock"]
     want_wheels = {("wheel", *pair) for pair in inventory.wheels(what)}
     have_wheels = {("wheel", *pair) for pair in held.wheels}
     _same(name, "the wheel lists", want_wheels, "the image", have_wheels)
-    passed = [f"all {len(have)} Debian packages are those of the lock"]
     return [*passed, f"all {len(have_wheels)} wheels are those of the locked lists"] if have_wheels else passed
 
 
@@ -92,10 +97,6 @@ def _compiled(name: str, what: Recipe, held: Contents) -> list[str]:
         _require(have == want and have != "", name, f"{part.name} {want} is said to be compiled in, the image has {have}")
         passed.append(f"{part.name} {have} is there, compiled from {part.url} at {part.commit[:12]}")
     return passed
-
-
-def _without_source(packages: Iterable[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-    return {each for each in packages if each[0] != "source"}
 
 
 def _same(image: str, one: str, want: Iterable[tuple[str, str, str]], two: str, have: Iterable[tuple[str, str, str]]) -> None:

@@ -86,7 +86,7 @@ def spdx(recipe: Recipe, lock: Mapping[str, Any], held: Sequence[Part], drift: S
         "name": f"epbox-{recipe.name}",
         "documentNamespace": f"urn:epbox:{recipe.name}:{locks.digest(lock)}",
         "creationInfo": {"created": _created(recipe), "creators": [f"Tool: epbox-{__version__}"]},
-        "comment": _comment(drift),
+        "comment": _comment(recipe, drift),
         "packages": [],
         "relationships": [],
     }
@@ -132,7 +132,7 @@ def cyclonedx(recipe: Recipe, lock: Mapping[str, Any], held: Sequence[Part], dri
         "metadata": {
             "timestamp": _created(recipe),
             "component": {"type": "container", "name": f"epbox-{recipe.name}", "version": locks.digest(lock)},
-            "properties": [{"name": "epbox:comment", "value": _comment(drift)}],
+            "properties": [{"name": "epbox:comment", "value": _comment(recipe, drift)}],
         },
         "components": [],
     }
@@ -171,10 +171,14 @@ def _deb(name: str, package: Mapping[str, str], suite: str, drifted: bool) -> Pa
     return Part("deb", name, package["version"], deb_purl(name, package, suite), package["sha256"])
 
 
-def _comment(drift: Sequence[str]) -> str:
+def _comment(recipe: Recipe, drift: Sequence[str]) -> str:
     """Where this document comes from, and what it cannot know."""
-    words = "Made before the build, from recipe and lock; epbox verify --image compares it with the image."
-    return f"{words} Drift from the lock, in versions and perhaps in further packages: {', '.join(drift)}." if drift else words
+    words = ["Made before the build, from recipe and lock; ./inv verify --image compares it with the image."]
+    if recipe.base.kind == "registry":
+        words.append(f"Debian packages are not listed: the base {recipe.base.image}@{recipe.base.digest} brings them.")
+    if drift:
+        words.append(f"Drift from the lock, in versions and perhaps in further packages: {', '.join(drift)}.")
+    return " ".join(words)
 
 
 def _created(recipe: Recipe) -> str:

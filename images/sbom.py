@@ -40,7 +40,7 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
         created = oci.read(layout.path)[1]["created"]
         held = contents.read(layout)
         scanned = scan(layout, image)
-    _agree(image, held, scanned["syft-json"])
+    _agree(what, image, held, scanned["syft-json"])
     spdx = add_to_spdx(scanned["spdx-json"], what, image, layout.digest, created)
     cyclonedx = add_to_cyclonedx(scanned["cyclonedx-json"], what, image, layout.digest, created)
     files = {
@@ -94,6 +94,12 @@ def found(document: Mapping[str, Any]) -> frozenset[Listed]:
         if each["type"] == "python" and any(contents.wheel_path(place["path"]) for place in each["locations"])
     }
     return frozenset(packages | {("wheel", *pair) for pair in contents.wheels_only(python)})
+
+
+def comparable(recipe: Recipe, packages: frozenset[Listed]) -> frozenset[Listed]:
+    """What both lock and syft can know: no package tells of compiled sources, and no lock of what a registry base brings."""
+    kinds = {"deb", "wheel"} if recipe.base.kind == "debian" else {"wheel"}
+    return frozenset(each for each in packages if each[0] in kinds)
 
 
 def _listed(held: Contents, name: str, key: str, version: Read, purl: Read, commit: Read) -> frozenset[Listed]:
@@ -168,12 +174,12 @@ def scan(layout: oci.Layout, image: str, kinds: Sequence[str] = ("spdx-json", "c
         return {kind: json.loads(Path(folder, kind).read_text()) for kind in kinds}
 
 
-def _agree(image: str, held: Contents, document: Mapping[str, Any]) -> None:
+def _agree(recipe: Recipe, image: str, held: Contents, document: Mapping[str, Any]) -> None:
     """What syft finds is what the SBOM inside lists; WrongNumbers (exit 6) names what differs."""
     if inventory.SPDX not in held.files:
         say(f"{image} was built without a lock, so it holds no SBOM of its own to compare with")
         return
-    differ = sorted({each for each in inside(held) if each[0] != "source"} ^ found(document))
+    differ = sorted(comparable(recipe, inside(held)) ^ comparable(recipe, found(document)))
     if differ:
         names = ", ".join(f"{name} {version}" for _, name, version in differ[:5])
         raise WrongNumbers(f"syft and the SBOM inside differ in {names}", where=image, hint=f"./inv verify --image {image} says more")

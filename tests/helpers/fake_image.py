@@ -35,7 +35,7 @@ def tarball(files: dict[str, bytes]) -> bytes:
 def honest(name: str, document: dict[str, Any], compiled: dict[str, bytes] | None = None) -> tuple[dict[str, bytes], dict[str, str]]:
     """Files and labels of an image that is what lock and recipe say; `compiled` are the files of what has no package."""
     what = recipe.load_recipe(name)
-    packages = {**document["base_packages"], **document["packages"]["runtime"]}
+    packages = {**document["base_packages"], **document["packages"].get("runtime", {})}
     status = "\n".join(f"Package: {n}\nStatus: install ok installed\nVersion: {p['version']}\n" for n, p in packages.items())
     files = {"opt/epbox/lock.json": lock.text(document).encode(), "var/lib/dpkg/status": status.encode()}
     files["opt/epbox/recipe.toml"] = render.recipe_text(what).encode()

@@ -149,3 +149,23 @@ def test_what_was_compiled_must_be_there(check: Check, gpu: tuple[Files, Labels]
     files, labels = gpu
     with pytest.raises(WrongNumbers, match=words):
         check(without(files, gone) | ({instead: b""} if instead else {}), labels)
+
+
+def test_a_registry_base_is_checked_by_its_digest_since_no_lock_lists_its_packages(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = recipe.load_recipe("deepep-v1-cuda12")
+    document = dict(lock.load(what) or {})
+    assert not document["base_packages"]
+    compiled = {"opt/nvshmem/lib/libnvshmem_host.so.3.4.5": b"", f"{SITE}/deep_ep-1.2.1+567632d-py3.13.egg-info": b""}
+    files, labels = fake_image.honest(what.name, document, compiled)
+    files["var/lib/dpkg/status"] = b"Package: bash\nStatus: install ok installed\nVersion: 5\n"
+    with pytest.raises(WrongNumbers, match="its base is None, the recipe says "):
+        check(files, labels)
+    passed = check(files, labels | {"org.opencontainers.image.base.name": f"{what.base.image}@{what.base.digest}"})
+    assert any("a registry base's packages are pinned by its digest" in line for line in passed)
+
+
+def test_a_lock_inside_that_is_no_lock_is_refused(check: Check, honest: tuple[Files, Labels]) -> None:
+    files, labels = honest
+    text = b"[1"
+    with pytest.raises(WrongNumbers, match="this checkout's is"):
+        check(files | {"opt/epbox/lock.json": text}, labels | {"epbox.lock": inventory.digest(text)})
