@@ -390,7 +390,123 @@ def slurm_render(
             say(f"note: {note}")
 
 
+@task(
+    name="render",
+    auto_shortflags=False,
+    help={
+        "nodes": "how many hosts",
+        "image": "REPOSITORY@sha256:DIGEST",
+        "hosts": "their names or addresses, comma-separated, node 0 first (default: MASTER_ADDR names node 0's)",
+        "format": "commands, or compose",
+        "gpus": "all, none, a number, or device=0,1",
+        "rdma": "devices and rights for RDMA (default with GPUs); --no-rdma leaves them out",
+        "workload": "what bench runs (default auto)",
+        "out": "result folder of each host",
+        "name": "the containers are called NAME-nodeI",
+        "master-port": "port of the rendezvous; the next one is used too",
+        "allow-tag": "accept an image without a digest",
+        "args": "more options for `epbox bench`, in quotes; or after --",
+    },
+)
+def docker_render(
+    c: Context,
+    nodes: int = 2,
+    image: str = "",
+    hosts: str = "",
+    format: str = "commands",
+    gpus: str = "all",
+    rdma: bool = True,
+    workload: str = "auto",
+    out: str = "results",
+    name: str = "epbox",
+    master_port: int = 8361,
+    allow_tag: bool = False,
+    args: str = "",
+) -> None:
+    """Write the `docker run` of each host, or a compose file, to stdout; notes to stderr."""
+    from entrypoints.output import say
+    from images import containers
+
+    with exit_code("docker.render"):
+        options = containers.ContainerOptions(
+            nodes=nodes,
+            image=image,
+            hosts=tuple(filter(None, hosts.split(","))),
+            format=format,
+            gpus=gpus,
+            rdma=rdma,
+            workload=workload,
+            arguments=words(c, args),
+            out=out,
+            name=name,
+            master_port=master_port,
+            allow_tag=allow_tag,
+        )
+        sys.stdout.write(containers.render(options))
+        for note in containers.notes(options):
+            say(f"note: {note}")
+
+
+@task(
+    name="render",
+    auto_shortflags=False,
+    help={
+        "nodes": "how many hosts",
+        "hosts": "their names, comma-separated, node 0 first (default: those of the allocation)",
+        "runtime": "none: a program of the hosts; or apptainer",
+        "image": "with apptainer: REPOSITORY@sha256:DIGEST or a .sif file",
+        "gpus-per-node": "GPUs a node, 0 for none",
+        "workload": "what bench runs (default auto)",
+        "out": "result folder, shared by all hosts",
+        "program": "with --runtime none: the command (default epbox)",
+        "forward": "more variables for all nodes, comma-separated",
+        "master-port": "port of the rendezvous; the next one is used too",
+        "allow-tag": "accept an image without a digest",
+        "args": "more options for `epbox bench`, in quotes; or after --",
+    },
+)
+def mpi_render(
+    c: Context,
+    nodes: int = 2,
+    hosts: str = "",
+    runtime: str = "none",
+    image: str = "",
+    gpus_per_node: int = 8,
+    workload: str = "auto",
+    out: str = "results/mpi",
+    program: str = "epbox",
+    forward: str = "",
+    master_port: int = 8361,
+    allow_tag: bool = False,
+    args: str = "",
+) -> None:
+    """Write an mpirun script to stdout, notes to stderr."""
+    from entrypoints.output import say
+    from images import mpi
+
+    with exit_code("mpi.render"):
+        options = mpi.MpiOptions(
+            nodes=nodes,
+            hosts=tuple(filter(None, hosts.split(","))),
+            runtime=runtime,
+            image=image,
+            gpus_per_node=gpus_per_node,
+            workload=workload,
+            arguments=words(c, args),
+            out=out,
+            program=program,
+            forward=tuple(filter(None, forward.split(","))),
+            master_port=master_port,
+            allow_tag=allow_tag,
+        )
+        sys.stdout.write(mpi.render(options))
+        for note in mpi.notes(options):
+            say(f"note: {note}")
+
+
 ns = Collection(build, render, lock, verify, sbom, bench, report, results, test, lint)
 ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
 ns.add_collection(k8s_tasks.ns, name="k8s")
 ns.add_collection(Collection("slurm", slurm_render))
+ns.add_collection(Collection("docker", docker_render))
+ns.add_collection(Collection("mpi", mpi_render))

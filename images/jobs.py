@@ -19,7 +19,7 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?")
 OWN = ("--nodes", "--node-rank", "--master-addr", "--master-port", "--out", "--workload")
 
 
-def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: int) -> None:
+def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: int, gpu_option: str = "--gpus-per-node") -> None:
     """Refuse what would fail only after a job has waited for its nodes. Raises UsageError."""
     if not 1 <= nodes <= MOST_NODES:
         raise UsageError(f"{nodes} nodes", where="--nodes", hint=f"give 1 to {MOST_NODES}")
@@ -27,15 +27,15 @@ def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: 
     if workload not in known:
         raise UsageError(f"unknown workload {workload!r}", where="--workload", hint="one of " + ", ".join(known))
     if gpus < 0:
-        raise UsageError(f"{gpus} GPUs", where="--gpus-per-node", hint="give 0 or more")
+        raise UsageError(f"{gpus} GPUs", where=gpu_option, hint="give 0 or more")
     if workload.startswith("deepep") and gpus == 0:
-        raise UsageError(f"{workload} needs GPUs", where="--gpus-per-node", hint="give --gpus-per-node 8, or --workload alltoall")
+        raise UsageError(f"{workload} needs GPUs", where=gpu_option, hint=f"give {gpu_option} 8, or --workload alltoall")
     if workload == "deepep-internode":
         if nodes not in HT_NODES_LATER:
             hint = f"nearest possible: --nodes {nearest(nodes, HT_NODES_LATER)}" + (" or --workload deepep-intranode" if nodes == 1 else "")
             raise UsageError(f"no high-throughput kernels exist for {nodes} node(s)", where="--nodes", hint=hint)
         if gpus != 8:
-            raise UsageError(f"{gpus} GPUs a node: the high-throughput test asserts exactly 8", where="--gpus-per-node", hint="give 8")
+            raise UsageError(f"{gpus} GPUs a node: the high-throughput test asserts exactly 8", where=gpu_option, hint="give 8")
     if workload == "deepep-intranode" and (nodes != 1 or gpus not in INTRANODE_RANKS):
         raise UsageError(f"{nodes} nodes of {gpus} GPUs", where="--nodes", hint="deepep-intranode takes one node of 2, 4 or 8 GPUs")
     if not 1 <= port <= 65534:

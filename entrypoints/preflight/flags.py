@@ -84,11 +84,22 @@ def _shm_small(host: Host) -> bool:
         return "size=65536k" in "".join(line for line in (host.files.maybe("proc/self/mounts") or "").splitlines() if " /dev/shm " in line)
 
 
+def run_flags(rdma: bool, gpus: str = "all") -> tuple[Flag, ...]:
+    """What `docker run` needs for a workload over RDMA or without: advice here and rendered commands are one list. Nothing is privileged."""
+    device = [Flag(f"--gpus {gpus}", "GPUs")] if gpus != "none" else []
+    fabric = [
+        Flag("--device=/dev/infiniband", "verbs devices of the HCAs"),
+        Flag("--network=host", "RDMA needs the host's network name space: GIDs and interfaces are there"),
+        Flag("--ulimit memlock=-1", "RDMA pins memory"),
+        Flag("--cap-add IPC_LOCK", "RDMA pins memory"),
+    ]
+    every = [Flag("--cap-add SYS_NICE", "opens the memory policy calls"), Flag("--ipc=host", "64 MiB of /dev/shm are too few for 8 ranks")]
+    return tuple([*device, *(fabric if rdma else ()), *every])
+
+
 def docker_run(host: Host) -> str:
     """The least `docker run` under which every container check of the workload passes."""
-    flags = ["--cap-add SYS_NICE", "--ipc=host"]
-    if host.deepep:
-        flags = ["--gpus all", "--device=/dev/infiniband", "--network=host", "--ulimit memlock=-1", "--cap-add IPC_LOCK", *flags]
+    flags = [flag.docker for flag in run_flags(host.deepep, "all" if host.deepep else "none")]
     return f"docker run --rm {' '.join(flags)} IMAGE bench"
 
 
