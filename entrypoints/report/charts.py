@@ -11,7 +11,7 @@ WIDTH = 420
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; `low` and `high` draw a whisker, `source` is the path of its number in the result."""
+    """One bar; `low` and `high` draw a whisker, `source` is the path of its number in the result, `more` a second text with its own."""
 
     label: str
     value: float
@@ -20,6 +20,8 @@ class Bar:
     low: float | None = None
     high: float | None = None
     tone: str = "bar"
+    more: str = ""
+    more_source: str = ""
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
@@ -34,7 +36,7 @@ def bars(title: str, items: Sequence[Bar]) -> str:
         return ""
     top = max([item.high or item.value for item in items] + [1e-12])
     label_width = min(170.0, 18 + 7.8 * max(len(item.label) for item in items))
-    text_width = 14 + 6.8 * max(len(item.text) for item in items)
+    text_width = 14 + 6.8 * max(len(item.text + item.more) for item in items)
     room = max(60.0, WIDTH - label_width - text_width)
     parts = []
     for row, item in enumerate(items):
@@ -49,8 +51,12 @@ def bars(title: str, items: Sequence[Bar]) -> str:
         if item.low is not None and item.high is not None:
             left, right = (label_width + room * value / top for value in (item.low, item.high))
             parts.append(f'<path class="whisker" d="M{left:.1f} {y + 9}H{right:.1f}M{left:.1f} {y + 4}v10M{right:.1f} {y + 4}v10"/>')
-        parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 13}" data-source="{source}">{escape(item.text)}</text>')
+        parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 13}" data-source="{source}">{escape(item.text)}{_second(item)}</text>')
     return _svg(WIDTH, 8 + 24 * len(items), title, parts)
+
+
+def _second(item: Bar) -> str:
+    return f'<tspan data-source="{escape(item.more_source, quote=True)}">{escape(item.more)}</tspan>' if item.more else ""
 
 
 def heat_map(title: str, source: str, points: Sequence[Sequence[float | None]], value: int) -> str:

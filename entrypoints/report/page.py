@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 from entrypoints.errors import UsageError
-from entrypoints.report import figures, hosts
+from entrypoints.report import drawn, figures, hosts
 from entrypoints.report.html import soft
 from entrypoints.report.load import Material
 
@@ -27,8 +27,8 @@ def render(material: Material) -> str:
             f"<header><h1>{escape(title)}</h1>{soft(str(document.get('created') or ''))}</header>",
             f'<div class="verdict {tone}" id="verdict" data-source="{escape(material.origin)}#verdict">{escape(document["verdict"])}</div>',
             *(soft(str(note)) for note in [*(document.get("notes") or ()), *material.notes]),
-            *(make(material) for make in (figures.best, figures.references, figures.alltoall, figures.wire, figures.ablation)),
-            *(make(material) for make in (figures.ranks, figures.sweep, hosts.drawing, hosts.evidence, hosts.doctor)),
+            *(make(material) for make in (figures.best, figures.references, figures.alltoall, figures.wire, drawn.ablation)),
+            *(make(material) for make in (drawn.ranks, drawn.sweep, hosts.drawing, hosts.evidence, hosts.doctor)),
             hosts.environment(material),
             hosts.logs(material),
             _island(document),

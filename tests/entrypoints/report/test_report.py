@@ -68,14 +68,31 @@ def test_every_figure_is_the_one_in_the_result(folder: Path) -> None:
     seen = 0
     for source, text in parsed.figures:
         origin, _, path = source.partition("#")
-        shown = re.match(r"-?[\d.]+", text)
+        shown = re.search(r"-?\d[\d.]*", text)
         if origin not in ("result.json", "this page") or path == "verdict" or not shown:
             continue
-        value = resolve(document, path) * (100 if path.endswith("share") else 1) / (2**20 if "memory_bytes" in path else 1)
+        value = resolve(document, path) * (100 if path.endswith(("share", "change")) else 1) / (2**20 if "memory_bytes" in path else 1)
         digits = len(shown[0].partition(".")[2])
         assert float(shown[0]) == pytest.approx(value, abs=0.51 * 10**-digits, rel=0.005), source
         seen += 1
     assert seen > 25
+
+
+#: Columns that number things and measure nothing.
+NAMES = {"run", "rank", "node", "local rank"}
+
+
+def test_no_figure_in_a_table_is_without_its_origin(folder: Path) -> None:
+    text, _ = page(folder)
+    seen = 0
+    for found in re.findall(r"<table>.*?</table>", text, re.DOTALL):
+        heads = re.findall(r"<th[^>]*>(.*?)</th>", found)
+        for row in re.findall(r"<tr>(.*?)</tr>", found.partition("</thead>")[2], re.DOTALL):
+            for head, kind, cell in zip(heads, *zip(*re.findall(r"<td([^>]*)>(.*?)</td>", row, re.DOTALL), strict=True), strict=True):
+                if 'class="n"' in kind and re.search(r"\d", cell) and head not in NAMES:
+                    assert "data-source=" in cell, (head, cell)
+                    seen += 1
+    assert seen > 20
 
 
 def test_nothing_of_a_result_or_log_becomes_markup(folder: Path) -> None:
