@@ -22,18 +22,24 @@ def render(index: Path) -> str:
     for i, item in enumerate(every[:MOST_SERIES]):
         shape = item["shape"]
         place = f"{shape.get('nodes', '?')} x {shape.get('ranks_per_node', '?')}"
-        label = f"{item['workload']}, {place}, {item['op']}, {item['arm'] or item['bind']}"
+        sizes = [
+            f"{shape[key]} {what}"
+            for key, what in (("num_tokens", "tokens"), ("hidden", "wide"), ("num_experts", "experts"))
+            if key in shape
+        ]
+        label = ", ".join([item["op"], item["workload"], place, *sizes, item["arm"] or item["bind"]])
         skipped = max(0, len(item["points"]) - MOST_POINTS)
         points = [(str(p["created"]), float(p["gbps"]), bool(p["regression"]), f"{p['result']}#summary") for p in item["points"][skipped:]]
         parts.append(f"<h3 id='s{i}'>{escape(label)}</h3>" + line(label, points))
         bad = [p for p in item["points"] if p["regression"]]
         last = item["points"][-1]
-        state = tagged(f"{len(bad)} regression(s)", "off") if bad else tagged("none", "ok")
+        state = tagged(f"{len(bad)}, last {str(bad[-1]['created'])[:10]}", "off") if bad else tagged("none", "ok")
         rows.append([label, len(item["points"]), number(last["gbps"], f"{last['result']}#summary"), state])
     if not every:
         parts.append(soft("No result in this index went well."))
     text = (
-        f"Lower than the median of the eight before it by more than {history.LEAST_DROP:.0%} and by more than their spread: a regression."
+        f"A regression is lower than the median of up to eight before it, at least {history.LEAST_BEFORE}, "
+        f"by more than {history.LEAST_DROP:.0%} and by more than their spread (highest to lowest)."
     )
     more = f"{MOST_SERIES} of {len(every)} series shown." if len(every) > MOST_SERIES else ""
     head = table(["series", "results", "last GB/s", "regressions"], rows, (1, 2)) if rows else ""

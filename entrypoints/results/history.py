@@ -10,6 +10,8 @@ from entrypoints.errors import UsageError
 
 #: A result is called a regression when it is lower than the median of those before it by more than this and by more than their spread.
 LEAST_DROP = 0.05
+#: Results before it, below which their spread is not known and nothing is called a regression.
+LEAST_BEFORE = 3
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -40,7 +42,13 @@ def series(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         shape = json.dumps(entry.get("shape", {}), sort_keys=True)
         for row in entry.get("summary", ()):
-            key = (str(entry["workload"]), shape, str(entry.get("bind")), f"{row['op']}/{row['dtype'] or '-'}", str(row.get("arm") or ""))
+            key = (
+                str(entry["workload"]),
+                shape,
+                str(entry.get("bind")),
+                f"{row['op']}/{row['dtype']}" if row["dtype"] else str(row["op"]),
+                str(row.get("arm") or ""),
+            )
             point = {"created": entry.get("created"), "result": entry.get("result"), "gbps": row["median_gbps"]}
             found.setdefault(key, []).append(point)
     result = []
@@ -57,7 +65,7 @@ def _mark(before: Sequence[float], value: float) -> dict[str, Any]:
     middle = median(recent)
     change = (value - middle) / middle if middle else 0.0
     spread = (max(recent) - min(recent)) / middle if middle else 0.0
-    return {"change": round(change, 4), "regression": change < -max(LEAST_DROP, spread)}
+    return {"change": round(change, 4), "regression": len(recent) >= LEAST_BEFORE and change < -max(LEAST_DROP, spread)}
 
 
 def spark(values: Sequence[float]) -> str:

@@ -198,10 +198,10 @@ def test_history_marks_a_regression(tmp_path: Path) -> None:
     lines = [
         {"created": f"2026-01-0{i + 1}", "workload": "alltoall", "status": "ok", "shape": {}, "bind": "all", "result": f"{i}/result.json",
          "summary": [{**row, "median_gbps": gbps}]}
-        for i, gbps in enumerate([10.0, 10.1, 7.0])
+        for i, gbps in enumerate([10.0, 10.1, 9.9, 7.0])
     ]  # fmt: skip
     index = tmp_path / "index.jsonl"
     index.write_text("\n".join(map(json.dumps, lines)))
     assert main(["report", "--history", str(index)]) == 0
     parsed = Page((tmp_path / "history.html").read_text())
-    assert [attrs["class"] for tag, attrs in parsed.tags if tag == "circle"] == ["dot", "dot", "bad"]
+    assert [attrs["class"] for tag, attrs in parsed.tags if tag == "circle"] == ["dot", "dot", "dot", "bad"]
