@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from images import build
+from tests.helpers.patience import busy
 
 pytestmark = pytest.mark.slow
 #: Enough work that a rank can be killed in the middle; the run itself is never awaited.
@@ -32,7 +33,7 @@ def rank_processes(container: Any) -> list[psutil.Process]:
 
 
 def wait_for_ranks(container: Any, count: int) -> list[psutil.Process]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + busy(60)
     while time.monotonic() < deadline:
         if b"tokens x" in container.logs() and len(found := rank_processes(container)) >= count:
             return found
@@ -65,8 +66,8 @@ def test_a_killed_rank_is_named_within_ten_seconds(start: Any) -> None:
     victims = wait_for_ranks(container, 2)
     victims[-1].kill()
     began = time.monotonic()
-    assert container.wait(timeout=20)["StatusCode"] == 4
-    assert time.monotonic() - began < 10
+    assert container.wait(timeout=150)["StatusCode"] == 4
+    assert time.monotonic() - began < busy(10)
     text = container.logs().decode()
     assert "SIGKILL" in text and "rank" in text
     assert not [process for process in victims if process.is_running()]
@@ -76,7 +77,7 @@ def test_ctrl_c_ends_a_container_with_130(start: Any) -> None:
     container = start("bench", "--nodes", "1", "--ranks", "2", "--master-port", "18491", *LONG)
     ranks = wait_for_ranks(container, 2)
     container.kill("SIGINT")
-    assert container.wait(timeout=20)["StatusCode"] == 130
+    assert container.wait(timeout=150)["StatusCode"] == 130
     assert not [process for process in ranks if process.is_running()]
 
 
@@ -86,12 +87,12 @@ def test_ctrl_c_ends_the_command_and_its_containers(cpu: build.Image, tmp_path: 
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         client = cpu.engine.client()
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + busy(90)
         while time.monotonic() < deadline and "tokens x" not in (tmp_path / "log").read_text():
             time.sleep(0.2)
         assert len(client.containers.list(filters={"label": "epbox.run"})) == 2, (tmp_path / "log").read_text()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130, (tmp_path / "log").read_text()
+        assert process.wait(timeout=150) == 130, (tmp_path / "log").read_text()
     assert not client.containers.list(all=True, filters={"label": "epbox.run"})
     assert "Traceback" not in (tmp_path / "log").read_text()
 
