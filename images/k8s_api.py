@@ -133,7 +133,7 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
 
         try:
-            return self._client.request(method, path, **{"_request_timeout": _TIMEOUT, **parameters})
+            return self._client.request(method, path, serialize=False, **{"_request_timeout": _TIMEOUT, **parameters})
         except ApiException as error:
             raise refusal(error.status or 0, error.body, verb, what, self.where) from None
         except self._broken() as error:

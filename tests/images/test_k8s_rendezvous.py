@@ -1,6 +1,6 @@
 """Who a pod of a rendered manifest is: its environment, as manifest, kubelet and controllers make it, through the real rendezvous.
 
-What the controllers add is written down here, each with its source; commands run in a real shell with a stand-in for `epbox`.
+What the controllers add is in tests/helpers/kube_pods.py, each with its source; commands run in a real shell with a stand-in for `epbox`.
 """
 
 import json
@@ -10,94 +10,27 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from entrypoints.launch.rendezvous import Rendezvous, resolve
-from images.manifests import ManifestOptions, render
+from images.manifests import KINDS, ManifestOptions, render
+from tests.helpers.kube_pods import Pod, pods_of
 from tests.helpers.kubernetes_schema import load
 
 NODES = 3
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=NODES, name="moe", namespace="bench", master_port=9000)
-INDEX = "batch.kubernetes.io/job-completion-index"
-
-
-@dataclass(frozen=True)
-class Pod:
-    """What a kubelet gets: the pod's names, its spec, and what its controller injects into every container."""
-
-    name: str
-    hostname: str
-    spec: Mapping[str, Any]
-    annotations: Mapping[str, str]
-    injected: Mapping[str, str]
+WITH_RANKS = [kind for kind in KINDS if kind != "daemonset"]
 
 
 def pods(kind: str, **change: Any) -> list[Pod]:
     """All pods of a manifest in the order of the node ranks that they should have."""
-    options = replace(OPTIONS, kind=kind, **change)
-    return list(PODS[kind](load(render(options))[-1], load(render(options))))
-
-
-def _indexed(name: str, template: Mapping[str, Any], count: int) -> Iterator[Pod]:
-    """The Job controller: an index a pod as annotation and as JOB_COMPLETION_INDEX, host name NAME-INDEX (Kubernetes, "Jobs")."""
-    for i in range(count):
-        annotations = {**template["metadata"].get("annotations", {}), INDEX: str(i)}
-        yield Pod(f"{name}-{i}-x7k2p", f"{name}-{i}", template["spec"], annotations, {"JOB_COMPLETION_INDEX": str(i)})
-
-
-def _job(job: dict[str, Any], _: Any) -> Iterator[Pod]:
-    assert job["spec"]["completionMode"] == "Indexed"
-    return _indexed(job["metadata"]["name"], job["spec"]["template"], job["spec"]["completions"])
-
-
-def _jobset(jobset: dict[str, Any], _: Any) -> Iterator[Pod]:
-    """JobSet names a Job JOBSET-REPLICATEDJOB-JOBINDEX and sets the pods' subdomain (JobSet, "Concepts")."""
-    (replicated,) = jobset["spec"]["replicatedJobs"]
-    job = replicated["template"]["spec"]
-    subdomain = jobset["spec"]["network"]["subdomain"]
-    template = {**job["template"], "spec": {**job["template"]["spec"], "subdomain": subdomain}}
-    return _indexed(f"{jobset['metadata']['name']}-{replicated['name']}-0", template, job["completions"])
-
-
-def _lws(lws: dict[str, Any], _: Any) -> Iterator[Pod]:
-    """The LWS webhook: leader NAME-0, workers NAME-0-1 and on, in the service NAME (LeaderWorkerSet, "Labels, annotations, variables")."""
-    name, namespace = lws["metadata"]["name"], lws["metadata"]["namespace"]
-    group = lws["spec"]["leaderWorkerTemplate"]
-    for i in range(group["size"]):
-        pod = f"{name}-0" + (f"-{i}" if i else "")
-        injected = {"LWS_LEADER_ADDRESS": f"{name}-0.{name}.{namespace}", "LWS_GROUP_SIZE": str(group["size"]), "LWS_WORKER_INDEX": str(i)}
-        spec = {**group["workerTemplate"]["spec"], "subdomain": name}
-        yield Pod(pod, pod, spec, {}, injected)
-
-
-def _mpijob(job: dict[str, Any], _: Any) -> Iterator[Pod]:
-    """MPI operator v2beta1: hosts NAME-launcher and NAME-worker-i in the service NAME; with runLauncherAsWorker the hostfile begins
-    with the launcher. Both get K_MPI_JOB_ROLE, the launcher also Open MPI's MCA settings, none of which tell a rank."""
-    assert job["spec"]["runLauncherAsWorker"] is True
-    name = job["metadata"]["name"]
-    replicas = job["spec"]["mpiReplicaSpecs"]
-    launcher = {**replicas["Launcher"]["template"]["spec"], "subdomain": name}
-    mca = {"OMPI_MCA_orte_keep_fqdn_hostnames": "true", "OMPI_MCA_orte_default_hostfile": "/etc/mpi/hostfile"}
-    mca |= {"OMPI_MCA_plm_rsh_args": "-o ConnectionAttempts=10", "OMPI_MCA_orte_set_default_slots": str(job["spec"]["slotsPerWorker"])}
-    yield Pod(f"{name}-launcher-x7k2p", f"{name}-launcher", launcher, {}, {"K_MPI_JOB_ROLE": "launcher", **mca})
-    worker = {**replicas["Worker"]["template"]["spec"], "subdomain": name}
-    for i in range(replicas["Worker"]["replicas"]):
-        yield Pod(f"{name}-worker-{i}", f"{name}-worker-{i}", worker, {}, {"K_MPI_JOB_ROLE": "worker"})
-
-
-def _pod(_: Any, documents: list[dict[str, Any]]) -> Iterator[Pod]:
-    for pod in documents:
-        if pod["kind"] == "Pod":
-            yield Pod(pod["metadata"]["name"], pod["spec"]["hostname"], pod["spec"], {}, {})
-
-
-PODS = {"job": _job, "jobset": _jobset, "lws": _lws, "mpijob": _mpijob, "pod": _pod}
+    return [pod for document in load(render(replace(OPTIONS, kind=kind, **change))) for pod in pods_of(document)]
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:
@@ -146,7 +79,7 @@ def found(pod: Pod, folder: Path) -> Rendezvous:
 
 
 @pytest.mark.parametrize("host_network", [False, True])
-@pytest.mark.parametrize("kind", PODS)
+@pytest.mark.parametrize("kind", WITH_RANKS)
 def test_each_pod_resolves_to_its_node_rank_the_count_and_one_master(kind: str, host_network: bool, tmp_path: Path) -> None:
     group = pods(kind, host_network=host_network)
     told = [found(pod, tmp_path) for pod in group]

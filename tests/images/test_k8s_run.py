@@ -1,0 +1,332 @@
+"""k8s.run against an API server in this process that speaks the real one's REST contract (tests/helpers/kube_server.py)."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints.errors import EngineError, UsageError
+from images import k8s_api
+from images.k8s_run import RunOptions, documents_of, run
+from images.k8s_watch import Pace
+from images.manifests import KINDS, ManifestOptions, render
+from tests.helpers.kube_server import KubeServer, Script
+
+OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=2, workload="alltoall", namespace="bench")
+PACE = Pace(grace=1.5, poll=0.1, watch=30, retry=0.05, last=10)
+RESULT = {"schema": "epbox.result/1", "verdict": "alltoall on 2 node(s): numbers right", "exit_code": 0}
+GOOD = Script(lines=("starting", json.dumps(RESULT)))
+#: In their order of making.
+OBJECTS = {"job": ["services", "jobs"], "jobset": ["jobsets"], "lws": ["leaderworkersets"], "mpijob": ["mpijobs"]}
+
+
+@pytest.fixture
+def server() -> Iterator[KubeServer]:
+    one = KubeServer({None: GOOD})
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def go(server: KubeServer, tmp_path: Path) -> Any:
+    """Run a manifest on the server; the exit code."""
+
+    def start(keep: bool = False, timeout: float = 60, **change: Any) -> int:
+        cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+        documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
+        return run(documents, cluster, RunOptions(tmp_path / "out", timeout, keep, PACE))
+
+    return start
+
+
+def out_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("lws", "daemonset")])
+def test_each_kind_runs_to_its_end_and_leaves_results_and_a_clean_cluster(
+    kind: str, server: KubeServer, go: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert go(kind=kind) == 0
+    assert out_files(tmp_path / "out") == {
+        *("result.json", "result.node-1.json", "node-0.log", "node-1.log", "pods.json", "manifest.yaml"),
+    }
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == RESULT
+    ends = json.loads((tmp_path / "out" / "pods.json").read_text())
+    assert [(pod["rank"], pod["exit_code"]) for pod in ends["pods"]] == [(0, 0), (1, 0)]
+    assert server.left() == []
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "[node 0] starting" in told.err and "[node 1] starting" in told.err
+    assert "epbox.result/1" not in told.err
+    assert "OK: alltoall on 2 node(s): numbers right" in told.err
+
+
+@pytest.mark.parametrize(("said", "code"), [(0, 0), (4, 4)])
+def test_pods_that_hold_have_ended_when_they_say_so(said: int, code: int, server: KubeServer, go: Any, tmp_path: Path) -> None:
+    held = f"epbox: bench ended with exit code {said}, holding"
+    server.scripts = {None: Script(lines=(*GOOD.lines, held), exit_code=None)}
+    assert go(kind="lws") == code
+    assert server.left() == []
+    assert (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_daemonset_gives_doctors_document_of_every_node(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    doctor = ("warming up", "{", '  "schema": "epbox.doctor/1",', '  "failed": []', "}", "epbox: doctor ended with exit code 0, holding")
+    server.scripts = {None: Script(lines=doctor, exit_code=None)}
+    assert go(kind="daemonset") == 0
+    checked = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("doctor.gpu-*.json")]
+    assert checked == [{"schema": "epbox.doctor/1", "failed": []}] * 2
+
+
+def test_the_code_is_that_of_the_pod_that_failed_first(
+    server: KubeServer, go: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its controller deletes the others; the log of those is what was followed until then."""
+    server.scripts = {1: Script(lines=("boom",), exit_code=6, message="FAILED: wrong numbers"), 0: Script(lines=("a",) * 500)}
+    assert go() == 6
+    ends = json.loads((tmp_path / "out" / "pods.json").read_text())
+    assert ends["why"].startswith("node 1 (epbox-1-x7k2p, gpu-epbox-1-x7k2p): bench ended with 6 (wrong numbers")
+    assert "FAILED: wrong numbers" in ends["why"]
+    assert (tmp_path / "out" / "node-1.log").read_text() == "boom\n"
+    assert server.left() == []
+    assert "[node 1] bench failed: Error, exit code 6: FAILED: wrong numbers" in capfd.readouterr().err
+
+
+def test_one_failed_plain_pod_ends_the_run_after_the_grace(server: KubeServer, go: Any) -> None:
+    server.scripts = {1: Script(exit_code=4), 0: Script(exit_code=None)}
+    started = time.monotonic()
+    assert go(kind="pod") == 4
+    assert time.monotonic() - started < 20
+    assert server.left() == []
+
+
+def test_the_gate_that_fails_is_exit_3_with_doctors_words(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    server.scripts = {0: Script(doctor_exit=3), 1: Script(exit_code=None)}
+    assert go(kind="pod") == 3
+    assert (tmp_path / "out" / "node-0.log").read_text() == "FAIL  nic.present  no HCA is there\n"
+    assert "doctor ended with 3 (preflight failed" in json.loads((tmp_path / "out" / "pods.json").read_text())["why"]
+
+
+@pytest.mark.parametrize("fault", ["tear_at", "log_stops"])
+def test_a_torn_log_goes_on_where_it_was_and_tells_nothing_twice(fault: str, server: KubeServer, go: Any, tmp_path: Path) -> None:
+    lines = tuple(f"line {i}" for i in range(60))
+    server.scripts = {None: GOOD, 0: Script(lines=(*lines, json.dumps(RESULT)), **{fault: 20})}
+    assert go(kind="pod") == 0
+    assert (tmp_path / "out" / "node-0.log").read_text().splitlines()[:-1] == list(lines)
+
+
+@pytest.mark.parametrize("fault", ["gone_watches", "torn_watches"])
+def test_a_watch_that_is_gone_or_torn_loses_no_pod(fault: str, server: KubeServer, go: Any) -> None:
+    setattr(server, fault, 2)
+    slow = Script(lines=("a", "b", *GOOD.lines), line_every=0.3, late=0.5)
+    server.scripts = {0: slow, 1: replace(slow, late=1.0)}
+    assert go() == 0
+    assert getattr(server, fault) == 0, "both faults were met"
+    lists = sum("watch=" not in path and "/pods?" in path for _, path in server.requests)
+    assert lists == (3 if fault == "gone_watches" else 1), "410 asks for a new list; a torn stream does not"
+
+
+def test_a_pod_that_comes_late_is_waited_for(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    server.scripts = {None: GOOD, 1: replace(GOOD, late=1.0)}
+    assert go() == 0
+    assert (tmp_path / "out" / "result.node-1.json").exists()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["Unschedulable: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu.", 'ImagePullBackOff: Back-off pulling image "epbox"'],
+)
+def test_a_pod_that_waits_says_why_and_the_timeout_is_exit_5(
+    reason: str, server: KubeServer, go: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.scripts = {None: Script(waits=reason)}
+    assert go(timeout=1) == 5
+    told = capfd.readouterr().err
+    assert told.count(f"k8s.run: waits: node 0, node 1: {reason}") + told.count(f"k8s.run: waits: node 1, node 0: {reason}") == 1
+    assert reason in json.loads((tmp_path / "out" / "pods.json").read_text())["why"]
+    assert server.left() == []
+
+
+def test_a_pod_that_gets_its_gpus_later_runs(server: KubeServer, go: Any) -> None:
+    server.scripts = {None: replace(GOOD, waits="Unschedulable: no GPU yet", waits_for=0.5)}
+    assert go(kind="mpijob") == 0
+
+
+def test_pods_that_never_come_are_explained_by_events_of_this_run_alone(
+    server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    about = {"kind": "Job", "name": "epbox"}
+    words = 'pods "epbox-0-" is forbidden: exceeded quota: gpus'
+    later, before = "2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z"
+    server.events = [
+        {"involvedObject": about, "type": "Warning", "reason": "FailedCreate", "message": words, "lastTimestamp": later},
+        {"involvedObject": about, "type": "Warning", "reason": "FailedCreate", "message": "old", "lastTimestamp": before},
+        {"involvedObject": {"kind": "Job", "name": "other"}, "type": "Warning", "reason": "X", "message": "theirs", "lastTimestamp": later},
+    ]
+    server.scripts = {None: Script(late=60)}
+    assert go(timeout=1) == 5
+    told = capfd.readouterr().err
+    assert f"k8s.run: Job epbox: FailedCreate: {words}" in told
+    assert "old" not in told and "theirs" not in told
+
+
+def test_keep_leaves_the_objects_and_says_how_to_delete_them(server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert go(keep=True) == 0
+    assert server.left() == ["jobs/epbox", "pods/epbox-0-x7k2p", "pods/epbox-1-x7k2p", "services/epbox"]
+    assert "kubectl delete service,job -n bench -l epbox.run=" in capfd.readouterr().err
+
+
+def test_an_object_of_the_same_name_is_left_alone(server: KubeServer, go: Any) -> None:
+    assert go(keep=True) == 0
+    with pytest.raises(EngineError, match="Service epbox exists already") as caught:
+        go()
+    assert caught.value.exit_code == 10
+    assert "jobs/epbox" in server.left()
+
+
+def test_what_was_made_before_a_refusal_is_deleted(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    words = 'jobs.batch is forbidden: User "me" cannot create resource "jobs" in API group "batch" in the namespace "bench"'
+    server.deny["create", "jobs"] = (403, words)
+    with pytest.raises(EngineError, match=r"not allowed to create Job epbox: jobs\.batch is forbidden"):
+        go()
+    assert server.left() == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["list pods", "watch pods", "get pods/log"])
+def test_a_right_that_lacks_later_ends_the_run_and_cleans_up(what: str, server: KubeServer, go: Any) -> None:
+    server.scripts = {None: replace(GOOD, line_every=0.5)}
+    verb, resource = what.split()
+    server.deny[verb, resource] = (403, f"pods is forbidden: cannot {verb}")
+    with pytest.raises(EngineError, match=f"not allowed to {what}"):
+        go()
+    assert server.left() == []
+
+
+def test_what_cannot_be_deleted_is_said_and_the_code_stays(server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    server.deny["delete", "jobs"] = (403, "cannot delete")
+    assert go() == 0
+    told = capfd.readouterr().err
+    assert "k8s.run: not deleted: Job epbox: not allowed to delete Job epbox: cannot delete; kubectl delete service,job" in told
+    assert "services/epbox" not in server.left()
+
+
+def test_a_kind_that_the_cluster_lacks_is_named(server: KubeServer, go: Any) -> None:
+    server.lacks = {"jobset.x-k8s.io/v1alpha2"}
+    with pytest.raises(EngineError, match=r"the cluster has no JobSet \(jobset.x-k8s.io/v1alpha2\); install its operator"):
+        go(kind="jobset")
+
+
+def test_an_invalid_object_is_refused_by_the_server(server: KubeServer, tmp_path: Path) -> None:
+    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+    documents = documents_of(render(OPTIONS), "manifest")
+    documents[1]["spec"]["completions"] = "three"
+    with pytest.raises(EngineError, match="the cluster does not take Job epbox: Job is invalid"):
+        run(documents, cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+    assert server.left() == []
+
+
+def test_a_namespace_that_is_not_there(server: KubeServer, tmp_path: Path) -> None:
+    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"), namespace="elsewhere")
+    documents = documents_of(render(replace(OPTIONS, namespace="elsewhere")), "manifest")
+    with pytest.raises(EngineError, match='cannot create Service epbox: namespaces "elsewhere" not found'):
+        run(documents, cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+    with pytest.raises(UsageError, match="the objects are for bench, not elsewhere"):
+        run(documents_of(render(OPTIONS), "manifest"), cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+
+
+def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: KubeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = server.kubeconfig(tmp_path / "config")
+    dead = tmp_path / "dead"
+    dead.write_text(good.read_text().replace(server.url, "http://127.0.0.1:9"))
+    stranger = tmp_path / "stranger"
+    stranger.write_text(good.read_text().replace("secret-of-the-test", "wrong"))
+    broken = tmp_path / "broken"
+    broken.write_text("clusters: [")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    for reason, call in {
+        "the API server does not answer: .*refused": lambda: k8s_api.connect(dead).pods("a=b"),
+        "does not know you: Unauthorized": lambda: k8s_api.connect(stranger).pods("a=b"),
+        "broken: cannot be used": lambda: k8s_api.connect(broken),
+        "absent: cannot be used": lambda: k8s_api.connect(tmp_path / "absent"),
+        "cannot be used: .*nowhere": lambda: k8s_api.connect(good, "nowhere"),
+        "no kubeconfig: .*set KUBECONFIG": lambda: k8s_api.connect(),
+    }.items():
+        with pytest.raises(EngineError, match=reason) as caught:
+            call()
+        assert caught.value.exit_code == 10
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", "no YAML"),
+        ("kind: Job", "lacks apiVersion, kind or metadata.name"),
+        ("just words", "lacks apiVersion, kind or metadata.name"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: a}", "nothing in it makes a pod"),
+        ("", "nothing in it makes a pod"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_a_usage_error(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        documents_of(text, "x.yaml")
+
+
+def inv(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "invoke", "--search-root", str(Path.cwd()), "k8s.run", "--kubeconfig", str(folder / "config"), *words]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+SHAPE = ("--image", OPTIONS.image, "--workload", "alltoall", "--out", "res")
+
+
+def test_the_task_exits_with_the_jobs_code(server: KubeServer, tmp_path: Path) -> None:
+    server.kubeconfig(tmp_path / "config")
+    server.scripts = {None: Script(exit_code=7, message="below the gate"), 1: GOOD}
+    process = inv(tmp_path, *SHAPE)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 7, told
+    assert "Traceback" not in told
+    assert "k8s.run: FAILED with exit code 7: node 0" in told
+    assert server.left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_deletes_what_was_made_and_is_exit_130(number: int, server: KubeServer, tmp_path: Path) -> None:
+    server.kubeconfig(tmp_path / "config")
+    server.scripts = {None: Script(lines=("working",), exit_code=None)}
+    process = inv(tmp_path, *SHAPE)
+    assert process.stderr is not None
+    told = ""
+    while "working" not in told:
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, told + rest
+    assert "Traceback" not in told + rest
+    assert server.left() == []
+
+
+def test_bad_options_of_the_task_are_exit_2(server: KubeServer, tmp_path: Path) -> None:
+    server.kubeconfig(tmp_path / "config")
+    for words, reason in {
+        (): "--image: no image",
+        ("--image", OPTIONS.image, "--timeout", "soon"): "--timeout: 'soon' is no whole number",
+        ("--file", "absent.yaml"): "absent.yaml: cannot be read: No such file",
+    }.items():
+        process = inv(tmp_path, *words)
+        _, told = process.communicate(timeout=120)
+        assert (process.returncode, told.strip().splitlines()[-1].startswith(f"k8s.run: {reason}")) == (2, True), told
+    assert not [path for method, path in server.requests if method == "POST"]
