@@ -90,7 +90,7 @@ def ablation(material: Material) -> str:
             if name(row) == operation:
                 verdict = {True: " (noise)", None: " (undecided)", False: ""}[row["noise"]]
                 change = "" if row["change"] is None else f", {row['change']:+.1%}{verdict}"
-                text = f"{row['median_gbps']:.3g} GB/s"
+                text = f"{row['median_gbps']:.{3 if row['median_gbps'] < 1 else 2}f} GB/s"
                 at = f"{material.origin}#ablation[{i}]."
                 items.append(
                     Bar(

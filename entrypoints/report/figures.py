@@ -20,7 +20,8 @@ def best(material: Material) -> str:
     runs = material.document["runs"]
     summary = material.document.get("summary") or [] if len(runs) > 1 else []
     rows = []
-    for i, row in enumerate(summary[:40]):
+    order = list(dict.fromkeys(map(name, summary)))
+    for i, row in sorted(enumerate(summary[:60]), key=lambda pair: order.index(name(pair[1]))):
         at = f"{material.origin}#summary[{i}]."
         span = f"{number(row['min_gbps'], at + 'min_gbps')} .. {number(row['max_gbps'], at + 'max_gbps')}"
         unit = "" if row["direction"] == "total" else f" ({row['direction']})"

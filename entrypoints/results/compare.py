@@ -112,6 +112,19 @@ def against_wire(run: Mapping[str, Any], port_gbps: float, ports: int) -> list[d
     return rows
 
 
+def local_share(run: Mapping[str, Any]) -> str:
+    """Why "GB/s (RDMA)" may be above a port's line rate, for a run between nodes; "" for others."""
+    nodes = (run.get("shape") or {}).get("nodes")
+    rdma = [value for (_, direction), value in metrics(run).items() if direction == "rdma"]
+    if run["test"] != "internode" or not nodes or nodes < 2 or not rdma:
+        return ""
+    top = max(rdma)
+    return (
+        f"GB/s (RDMA) counts a token for its own node too, and may be above a port's line rate: {nodes - 1} of {nodes} leaves the node, "
+        f"here up to {top * (nodes - 1) / nodes:.2f} of {top:.2f} GB/s (--port-gbps sets that beside the wire)"
+    )
+
+
 def compare(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the figures both have, for the same test and shape, with what can be said of the difference."""
     left, right = grouped(before), grouped(after)

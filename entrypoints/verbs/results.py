@@ -70,6 +70,8 @@ def _document(args: argparse.Namespace) -> dict[str, Any]:
         notes.append(f"{omitted} further runs are in these logs; only the first {len(runs)} are listed")
     if any(run["test"] == "internode" and not run["shape"].get("nodes") for run in runs):
         notes.append("the number of nodes is not in the log: give --nodes to compare with references and the wire")
+    elif not args.port_gbps:
+        notes += [text for run in runs[:1] if (text := compare.local_share(run))]
     references: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs[:1000]:
         for row in compare.against_references(run):

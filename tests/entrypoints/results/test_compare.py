@@ -171,3 +171,12 @@ def test_low_latency_is_compared_in_time_and_bandwidth() -> None:
     (run,) = parse_lines(lines)
     assert metrics(run)["dispatch", "us"] == 77.0
     assert {row["ratio"] for row in compare.against_references(run)} == {1.0}
+
+
+def test_a_figure_above_line_rate_is_explained_without_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("\n".join(best()))
+    assert main(["results", str(log), "--nodes", "2"]) == 0
+    assert "1 of 2 leaves the node" in capsys.readouterr().out
+    assert main(["results", str(log), "--nodes", "2", "--port-gbps", "400"]) == 0
+    assert "may be above" not in capsys.readouterr().out
