@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 from entrypoints.bench.measured import BASELINE, baseline_runs, figures, label, workload_runs
@@ -164,8 +165,7 @@ def show(found: Mapping[str, Any]) -> str:
         [
             label(row),
             "us" if row["direction"] == "us" else f"GB/s ({row['direction']})",
-            f"{row['value']:.2f}",
-            f"{row['baseline']:.2f}",
+            *(f"{row[key]:.{3 if row[key] < 1 else 2}f}" for key in ("value", "baseline")),
             f"{row['ratio']:.2f}",
             f"{row['ratio_min']:.2f} .. {row['ratio_max']:.2f}" if row["runs"] > 1 else "-",
             row["runs"],
@@ -173,7 +173,7 @@ def show(found: Mapping[str, Any]) -> str:
         for row in found["rows"]
     ]
     head = ["operation", "figure", "DeepEP", "all-to-all", "DeepEP / all-to-all", "over runs", "runs"]
-    return "\n".join([*([table(head, rows)] if rows else []), f"baseline: {found['compared']}"])
+    return "\n".join([*([table(head, rows)] if rows else []), fill(f"Baseline. {found['compared']}", 120)])
 
 
 def verdict(found: Mapping[str, Any]) -> str:
