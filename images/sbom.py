@@ -18,7 +18,7 @@ from entrypoints import __version__
 from entrypoints.errors import EngineError, WrongNumbers
 from entrypoints.output import say, write_atomically
 
-from . import build, contents, engine, inventory, lock, oci, ship
+from . import contents, engine, inventory, lock, oci, ship
 from .contents import Contents
 from .recipe import Recipe, load_recipe
 
@@ -37,7 +37,9 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
     where = engine.ensure(engine_choice)
     with TemporaryDirectory(prefix="epbox-sbom-") as folder:
         layout = ship.export(where, image, Path(folder, "image.tar"), image)
-        created = oci.read(layout.path)[1]["created"]
+        config = oci.read(layout.path)[1]
+        created, labels = config["created"], config["config"].get("Labels") or {}
+        _require_same(image, labels, what, locked)
         held = contents.read(layout)
         scanned = scan(layout, image)
     _agree(what, image, held, scanned["syft-json"])
@@ -46,7 +48,7 @@ def write(recipe: str, image: str, out: Path, engine_choice: str = "auto") -> li
     files = {
         "sbom.spdx.json": _text(spdx),
         "sbom.cdx.json": _text(cyclonedx),
-        "provenance.json": _text(provenance(what, locked, image, layout.digest, where)),
+        "provenance.json": _text(provenance(what, locked, image, layout.digest, labels, where)),
         "licences.txt": licences(spdx),
     }
     for name, text in files.items():
@@ -124,14 +126,20 @@ def _vcs(component: Mapping[str, Any]) -> str:
     return str(component["externalReferences"][0]["comment"]) if "externalReferences" in component else ""
 
 
-def provenance(recipe: Recipe, locked: Mapping[str, Any] | None, image: str, digest: str, where: engine.Engine) -> dict[str, Any]:
+def provenance(
+    recipe: Recipe, locked: Mapping[str, Any] | None, image: str, digest: str, labels: Mapping[str, str], where: engine.Engine
+) -> dict[str, Any]:
     """An in-toto statement with a SLSA provenance v1 predicate. It is unsigned: it states, and `verify` proves."""
-    commit, _ = build.revision()
-    base = (locked or {}).get("base", {}).get("digest") or recipe.base.digest
+    lock_of = locked or {}
+    commit = labels.get("org.opencontainers.image.revision", "unknown")
+    base = lock_of.get("base", {}).get("digest") or recipe.base.digest
     dependencies: list[dict[str, Any]] = [{"uri": "epbox", "digest": {"gitCommit": commit.removesuffix("-dirty")}}]
     dependencies += [{"uri": f"base:{recipe.base.name}", "digest": {"sha256": base.removeprefix("sha256:")}}] if base else []
     dependencies += [{"uri": f"git+{each.url}", "digest": {"gitCommit": each.commit}} for each in inventory.from_source(recipe)]
-    for name, package in sorted((locked or {}).get("packages", {}).get("runtime", {}).items()):
+    for name, sha256 in sorted(lock_of.get("wheels", {}).items()):  # the list has every wheel's own hash
+        dependencies.append({"uri": f"epbox:images/locks/{recipe.name}/{name}", "digest": {"sha256": sha256.removeprefix("sha256:")}})
+    packages = {(n, p["version"]): p for stage in lock_of.get("packages", {}).values() for n, p in stage.items()}
+    for (name, _), package in sorted(packages.items()):
         dependencies.append({"uri": inventory.deb_purl(name, package, str(recipe.base.suite)), "digest": {"sha256": package["sha256"]}})
     return {
         "_type": "https://in-toto.io/Statement/v1",
@@ -174,10 +182,19 @@ def scan(layout: oci.Layout, image: str, kinds: Sequence[str] = ("spdx-json", "c
         return {kind: json.loads(Path(folder, kind).read_text()) for kind in kinds}
 
 
+def _require_same(image: str, labels: Mapping[str, str], recipe: Recipe, locked: Mapping[str, Any] | None) -> None:
+    """Nothing is said of an image that another recipe or another lock made: WrongNumbers (exit 6)."""
+    for label, want in (("epbox.recipe", recipe.name), ("epbox.lock", lock.digest(locked))):
+        have = labels.get(label, "absent")
+        if have != want:
+            hint = f"./inv build --recipe {recipe.name}" if label == "epbox.lock" else "--recipe names the recipe of --tag"
+            raise WrongNumbers(f"label {label} is {have}, this checkout's {recipe.name} has {want}", where=image, hint=hint)
+
+
 def _agree(recipe: Recipe, image: str, held: Contents, document: Mapping[str, Any]) -> None:
     """What syft finds is what the SBOM inside lists; WrongNumbers (exit 6) names what differs."""
     if inventory.SPDX not in held.files:
-        say(f"{image} was built without a lock, so it holds no SBOM of its own to compare with")
+        say(f"{image} was built without a lock or by an earlier version: it holds no SBOM of its own to compare with")
         return
     differ = sorted(comparable(recipe, inside(held)) ^ comparable(recipe, found(document)))
     if differ:

@@ -113,12 +113,36 @@ def test_what_is_compiled_from_source_is_in_both_sboms() -> None:
     assert cyclonedx == sbom.add_to_cyclonedx({}, what, "epbox:t", "sha256:0", "2023-11-14T22:13:20Z")
 
 
+@pytest.mark.parametrize(("label", "value"), [("epbox.recipe", "deepep-v1"), ("epbox.lock", "sha256:0")])
+def test_nothing_is_said_of_an_image_of_another_recipe_or_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str, value: str
+) -> None:
+    files, labels = fake_image.honest("cpu", locked("cpu")[1])
+    monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
+    monkeypatch.setattr(ship, "export", lambda where, name, path, tag: fake_image.image(path, files, labels | {label: value}))
+    with pytest.raises(WrongNumbers, match=f"label {label} is {value}, this checkout's cpu has"):
+        sbom.write("cpu", "epbox:cpu", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_provenance_names_the_image_the_lock_and_every_input() -> None:
-    what = recipe.load_recipe("cpu")
-    document = lock.load(what)
-    statement = sbom.provenance(what, document, "epbox:cpu", "sha256:" + "a" * 64, ENGINE)
+    what, document = locked("cpu")
+    labels = {"org.opencontainers.image.revision": "c" * 40 + "-dirty"}
+    statement = sbom.provenance(what, document, "epbox:cpu", "sha256:" + "a" * 64, labels, ENGINE)
     assert statement["subject"] == [{"name": "epbox:cpu", "digest": {"sha256": "a" * 64}}]
     definition = statement["predicate"]["buildDefinition"]
-    assert definition["internalParameters"]["lock"] == lock.digest(document)
+    assert definition["internalParameters"] == {"lock": lock.digest(document), "dirty": True}
+    assert {"uri": "epbox", "digest": {"gitCommit": "c" * 40}} in definition["resolvedDependencies"]
     inputs = {each["uri"].split("@")[0] for each in definition["resolvedDependencies"]}
     assert {"base:trixie", "pkg:deb/debian/python3-torch", "pkg:deb/debian/numactl"} <= inputs
+
+
+def test_provenance_of_a_gpu_image_names_compilers_wheel_lists_and_sources() -> None:
+    what, document = locked("deepep-v1")
+    statement = sbom.provenance(what, document, "epbox:t", "sha256:" + "a" * 64, {}, ENGINE)
+    dependencies = {each["uri"].split("@")[0]: each["digest"] for each in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert {"pkg:deb/debian/g%2B%2B", "pkg:deb/debian/cmake", "pkg:deb/debian/rdma-core"} <= set(dependencies)
+    for name, digest in document["wheels"].items():
+        assert dependencies[f"epbox:images/locks/deepep-v1/{name}"] == {"sha256": digest.removeprefix("sha256:")}
+    assert what.nvshmem is not None
+    assert dependencies[f"git+{what.nvshmem.url}"] == {"gitCommit": what.nvshmem.commit}
