@@ -1,0 +1,118 @@
+"""k8s.run against a real kube-apiserver with etcd, where KUBEBUILDER_ASSETS names their folder; a stand-in plays the kubelet."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints.errors import EngineError
+from images import k8s_api
+from images.k8s_run import RunOptions, documents_of, run
+from images.k8s_watch import Pace
+from images.manifests import ManifestOptions, render
+from tests.helpers.kube_server import Script
+from tests.helpers.real_apiserver import RealCluster
+
+pytestmark = pytest.mark.slow
+OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, kind="pod", workload="alltoall")
+RESULT = {"schema": "epbox.result/1", "verdict": "numbers right"}
+GOOD = Script(lines=(*(f"line {i}" for i in range(30)), json.dumps(RESULT)), line_every=0.03)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    one = RealCluster(tmp_path_factory.mktemp("apiserver"))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def go(cluster: RealCluster, tmp_path: Path) -> Any:
+    def start(token: str = "admin", timeout: float = 60, **change: Any) -> int:
+        session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config", token))
+        documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
+        return run(documents, session, RunOptions(tmp_path / "out", timeout, pace=Pace(grace=2, poll=0.3, watch=2, retry=0.2)))
+
+    return start
+
+
+def test_pods_run_to_their_end_and_are_deleted(cluster: RealCluster, go: Any, tmp_path: Path) -> None:
+    cluster.scripts = {0: GOOD, 1: GOOD}
+    assert go() == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == RESULT
+    assert (tmp_path / "out" / "node-1.log").read_text().splitlines() == list(GOOD.lines)
+    assert cluster.left() == []
+
+
+def test_the_first_failure_is_the_exit_code_and_running_pods_are_ended(cluster: RealCluster, go: Any) -> None:
+    cluster.scripts = {0: Script(exit_code=None), 1: Script(lines=("boom",), exit_code=6, message="wrong numbers")}
+    assert go() == 6
+    until_gone(cluster)
+
+
+def until_gone(cluster: RealCluster) -> None:
+    """A deleted pod that ran stays until its kubelet has ended it."""
+    until = time.monotonic() + 30
+    while cluster.left() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert cluster.left() == []
+
+
+def test_a_job_is_made_and_deleted(cluster: RealCluster, go: Any) -> None:
+    """No controller runs here, so no pod comes."""
+    assert go(kind="job", timeout=2) == 5
+    assert cluster.left() == []
+
+
+def test_refusals_are_the_servers_own_words(cluster: RealCluster, go: Any, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r'not allowed to discover|services is forbidden: User "poor" cannot create resource "services"'):
+        go(token="poor")
+    with pytest.raises(EngineError, match="does not know you"):
+        go(token="nobody")
+    with pytest.raises(EngineError, match=r"the cluster has no JobSet \(jobset.x-k8s.io/v1alpha2\)"):
+        go(kind="jobset")
+    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    documents = documents_of(render(OPTIONS), "manifest")
+    documents[1]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "many"
+    with pytest.raises(EngineError, match=r"cannot create Pod epbox-0: HTTP 400|does not take Pod epbox-0"):
+        run(documents, session, RunOptions(tmp_path / "out", 5))
+    documents = documents_of(render(replace(OPTIONS, kind="job")), "manifest")
+    documents[1]["spec"]["parallelism"] = -1
+    with pytest.raises(EngineError, match=r"does not take Job epbox: .*must be greater than or equal to 0"):
+        run(documents, session, RunOptions(tmp_path / "out", 5))
+    held = session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held"}})
+    with pytest.raises(EngineError, match='ConfigMap held exists already: configmaps "held" already exists'):
+        session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held"}})
+    stranger = {**held, "metadata": {**held["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}}
+    session.delete(stranger)
+    assert session.get(held)["metadata"]["uid"] == held["metadata"]["uid"], "only the very object is deleted"
+    session.delete(held)
+    session.delete(held)
+    assert cluster.left() == []
+
+
+def test_a_watch_from_too_long_ago_is_410(cluster: RealCluster, tmp_path: Path) -> None:
+    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    _, version = session.pods("a=b")
+    made = session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}})
+    session.delete(made)
+    cluster.compact(int(session.pods("a=b")[1]))
+    assert list(session.watch_pods("a=b", session.pods("a=b")[1], 1)) == []
+    with pytest.raises(k8s_api.ApiError) as caught:
+        list(session.watch_pods("a=b", "1", 2))
+    assert caught.value.status == 410
+    assert int(version) > 1
+
+
+@pytest.mark.parametrize("path", sorted(Path("tests/golden/kubernetes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_server_takes_every_golden_manifest_of_its_own_kinds(path: Path, cluster: RealCluster, tmp_path: Path) -> None:
+    """What schemas cannot say: names, selectors, resources and rights that the server checks itself (a dry run makes nothing)."""
+    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    for document in documents_of(path.read_text(), path.name):
+        if "." not in document["apiVersion"].partition("/")[0]:
+            cluster.request("POST", f"{session.path(document)}?dryRun=All", document)
+    assert cluster.left() == []
