@@ -49,13 +49,12 @@ def _need_folders(host: Host) -> None:
 
 
 def package_version(host: Host, pattern: str) -> tuple[str, str] | None:
-    """Name and version of the first installed Python package whose name matches, by its .dist-info folder."""
+    """Name and version of the first installed Python package whose name matches, by .dist-info (wheels) or .egg-info (DeepEP)."""
     for site in host.site:
         for name in host.files.maybe_names(site):
-            if name.endswith(".dist-info"):
-                project, _, version = name[: -len(".dist-info")].rpartition("-")
-                if re.fullmatch(pattern, project):
-                    return project, version
+            found = re.fullmatch(rf"({pattern})-([^-]+)(?:\.dist-info|(?:-py[\d.]+)?\.egg-info)", name)
+            if found:
+                return found[1], found[found.re.groups]
     return None
 
 

@@ -531,3 +531,13 @@ def test_gpu_state_of_unknowns_is_never_a_pass(fake: FakeHost) -> None:
     fake.probes.report = GpuReport(gpus=tuple(GpuState(i, "") for i in range(8)))
     for id in ("gpu.peers", "gpu.nvlink", "gpu.health", "gpu.throttling"):
         assert fake.check(id).status == "NOT_RUN", id
+
+
+@pytest.mark.parametrize(
+    "name", ["deep_ep-1.2.1+567632d-py3.13.egg-info", "deep_ep-1.2.1+567632d.egg-info", "deep_ep-1.2.1+567632d.dist-info"]
+)
+def test_deepep_is_found_however_it_was_installed(fake: FakeHost, name: str) -> None:
+    drop_package(fake, "deep_ep")
+    fake.write(f"{SITE}/{name}", "")
+    fake.workload = V1
+    assert "deep_ep 1.2.1+567632d" in fake.check("lib.nvshmem").evidence
