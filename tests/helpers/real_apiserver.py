@@ -45,7 +45,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class RealCluster:
-    """`scripts` by the pod's number; tokens: `admin` may all, `poor` may nothing."""
+    """`scripts` by the pod's number; tokens: `admin` may all, `poor` may nothing, `limited` what a test binds."""
 
     def __init__(self, folder: Path) -> None:
         binaries = assets()
@@ -54,7 +54,7 @@ class RealCluster:
         peers, clients, secure = free_ports(3)
         key = folder / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        (folder / "tokens.csv").write_text('admin,admin,1,"system:masters"\npoor,poor,2\n')
+        (folder / "tokens.csv").write_text('admin,admin,1,"system:masters"\npoor,poor,2\nlimited,limited,3\n')
         self._etcd = etcd = f"http://127.0.0.1:{clients}"
         peer = f"http://127.0.0.1:{peers}"
         self._start(binaries / "etcd", f"--data-dir={folder / 'etcd'}", f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",

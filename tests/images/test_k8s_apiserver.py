@@ -15,6 +15,7 @@ from images.k8s_run import RunOptions, documents_of, run
 from images.k8s_watch import Pace
 from images.manifests import ManifestOptions, render
 from tests.helpers.kube_server import Script
+from tests.helpers.kubernetes_schema import load
 from tests.helpers.real_apiserver import RealCluster
 
 pytestmark = pytest.mark.slow
@@ -92,6 +93,25 @@ def test_refusals_are_the_servers_own_words(cluster: RealCluster, go: Any, tmp_p
     assert session.get(held)["metadata"]["uid"] == held["metadata"]["uid"], "only the very object is deleted"
     session.delete(held)
     session.delete(held)
+    assert cluster.left() == []
+
+
+def test_the_shipped_role_is_enough_and_events_are_not_needed(cluster: RealCluster, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    (role,) = load(Path("templates/kubernetes/runner-role.yaml").read_text())
+    rights = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    cluster.request("POST", f"{rights}/roles", role)
+    binding = {"apiVersion": role["apiVersion"], "kind": "RoleBinding", "metadata": {"name": "limited"}}
+    binding |= {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]}}
+    binding |= {"subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "limited"}]}
+    cluster.request("POST", f"{rights}/rolebindings", binding)
+    cluster.scripts = {0: GOOD, 1: GOOD}
+    assert go(token="limited") == 0
+    assert go(token="limited", kind="job", timeout=2) == 5
+    assert "not allowed" not in capfd.readouterr().err
+    rules = [rule for rule in role["rules"] if "events" not in rule["resources"]]
+    cluster.request("PATCH", f"{rights}/roles/{role['metadata']['name']}", {"rules": rules}, "application/merge-patch+json")
+    assert go(token="limited") == 0
+    assert "k8s.run: no events: not allowed to list events" in capfd.readouterr().err
     assert cluster.left() == []
 
 
