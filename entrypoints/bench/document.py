@@ -1,5 +1,6 @@
 """result.json (epbox.result/1): one record a node, merged by node rank."""
 
+import json
 import re
 import signal
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from entrypoints.workloads.timing import quantile
 SCHEMA = "epbox.result/1"
 #: Of several nodes' failures, the one that explains the others: wrong numbers, preflight, a dead rank, a hang, the rest.
 EXPLAINS = (6, 3, 2, 4, 5)
+#: Up to so many nodes result.json is indented throughout.
+INDENTED_NODES = 16
 #: Signals that the kernel sends for a fault of the rank itself. SIGABRT is none: NCCL's watchdog aborts ranks that lost a peer.
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 #: How gloo, NCCL and sockets word that another rank is gone.
@@ -205,6 +208,27 @@ def result(job: Job, nodes: Sequence[dict[str, Any]], code: int, verdict: str, s
         # The ranks may run in another interpreter than this program (EPBOX_PYTHON).
         "versions": {**own["versions"], **({"torch": runs[0]["torch"]} if runs and "torch" in runs[0] else {})},
     }
+
+
+def text(document: dict[str, Any]) -> str:
+    """result.json. Many nodes take a line each: indented, a thousand of them are two million lines that nobody reads."""
+    if len(document["nodes"]) <= INDENTED_NODES:
+        return json.dumps(document, indent=2) + "\n"
+    whole = json.dumps({**document, "nodes": [], "runs": []}, indent=2)
+    for key in ("nodes", "runs"):
+        lines = ",\n".join(f"    {json.dumps(item)}" for item in document[key])
+        # Two spaces after a line end are the top level; in a string a line end is escaped.
+        whole = whole.replace(f'\n  "{key}": []', f'\n  "{key}": [\n{lines}\n  ]', 1)
+    return whole + "\n"
+
+
+def brief(node: dict[str, Any]) -> dict[str, Any]:
+    """Node 0's record as the other nodes get it: without what grows with the number of ranks, which node 0's result.json has."""
+    runs = []
+    for run in node["runs"]:
+        best = [{key: value for key, value in item.items() if key != "per_rank_us"} for item in run.get("best", ())]
+        runs.append({**{key: value for key, value in run.items() if key != "low_latency"}, "best": best})
+    return {**node, "runs": runs}
 
 
 def strip(node: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,10 @@ from entrypoints.topology.document import to_document
 
 #: Beside the slowest node: how long node 0 waits for another node's record after its own ranks ended.
 GATHER_S = 60.0
+#: How long another node waits for node 0 to have written the record of a run that failed.
+LINGER_S = 20.0
+#: Nodes that a message names.
+MOST_NAMED = 16
 
 
 def bench(args: Namespace) -> int:
@@ -45,8 +49,11 @@ def bench(args: Namespace) -> int:
         meet(job, session, checked)
         launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session, other)
         own = document.node_record(job, launches, socket.gethostname(), checked, folder)
-        nodes = gather(job, session, own)
-    return conclude(job, nodes, folder, started)
+        nodes, told = gather(job, session, own)
+        code = conclude(job, nodes, told, folder, started)
+        if code:
+            session.outlast_node_0(LINGER_S)
+    return code
 
 
 def _name(job: Job, stem: str, suffix: str) -> str:
@@ -71,14 +78,29 @@ def meet(job: Job, session: Session, checked: dict[str, Any] | None) -> None:
         facts["rails"] = [rank.hca for rank in job.plan.ranks]
     if checked is not None and job.rendezvous.nodes > 1:
         facts["facts"] = doctor.facts(job)
-    everyone = session.open(facts, job.args.join_timeout)
-    check_agreement(everyone)
-    if checked is not None and all("facts" in fact for fact in everyone):
-        checked["differences"] = doctor.differences([fact["facts"] for fact in everyone])
-    bad = [(rank, fact) for rank, fact in enumerate(everyone) if fact.get("doctor")]
-    if bad:
-        told = "; ".join(f"node {rank} ({fact['hostname']}): {', '.join(fact['doctor'])}" for rank, fact in bad)
-        raise PreflightFailed(f"preflight failed: {told}", hint="epbox doctor tells more; --force runs in spite of it")
+    answer = session.open(facts, job.args.join_timeout, judge)
+    if "refused" in answer:
+        what, where, hint = answer["refused"]
+        raise PreflightFailed(what, where=where, hint=hint)
+    if checked is not None and "differences" in answer:
+        checked["differences"] = answer["differences"]
+
+
+def judge(everyone: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What node 0 makes of the facts of all nodes: `refused` (what, where, hint), or their `differences` where all told them."""
+    try:
+        check_agreement(everyone)
+        found = (
+            {"differences": doctor.differences([fact["facts"] for fact in everyone])} if all("facts" in fact for fact in everyone) else {}
+        )
+        bad = [(rank, fact) for rank, fact in enumerate(everyone) if fact.get("doctor")]
+        if bad:
+            told = "; ".join(f"node {rank} ({fact['hostname']}): {', '.join(fact['doctor'])}" for rank, fact in bad[:MOST_NAMED])
+            more = f"; and {len(bad) - MOST_NAMED} more nodes" if len(bad) > MOST_NAMED else ""
+            raise PreflightFailed(f"preflight failed: {told}{more}", hint="epbox doctor tells more; --force runs in spite of it")
+    except PreflightFailed as error:
+        return {"refused": [error.what, error.where, error.hint]}
+    return found
 
 
 def repeat(job: Job, folder: Path, session: Session, other: Job | None = None) -> list[NodeRun]:
@@ -98,21 +120,30 @@ def repeat(job: Job, folder: Path, session: Session, other: Job | None = None) -
     return launches
 
 
-def gather(job: Job, session: Session, own: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of all nodes; of those that answer when the run has failed, of all when it has not."""
-    try:
+def gather(job: Job, session: Session, own: dict[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, str]]:
+    """(records, (exit code, cause) of all nodes). Node 0 has the records of all that answer, another node those of node 0 and its own."""
+    records: list[dict[str, Any]] = []
+
+    def digest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # A node that failed may have left an older message behind; what is no record is left out.
-        found = session.gather(own, GATHER_S)
-        return [own if node == job.rendezvous.node_rank else value for node, value in enumerate(found) if "node_rank" in value]
+        records.extend(value for value in found if "node_rank" in value)
+        return {"node_0": document.brief(own), "outcome": document.outcome(records)}
+
+    try:
+        answer = session.gather(own, GATHER_S, digest)
     except EPBoxError as error:
         if not own["exit_code"]:
             own = {**own, "exit_code": error.exit_code, "cause": str(error)}
-        return [own]
+        return [own], document.outcome([own])
+    if job.rendezvous.node_rank and "outcome" not in answer:
+        return [own], document.outcome([own])
+    code, cause = answer["outcome"]
+    return records or [answer["node_0"], own], (code, cause)
 
 
-def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: datetime) -> int:
+def conclude(job: Job, nodes: Sequence[dict[str, Any]], told: tuple[int, str], folder: Path, started: datetime) -> int:
     """Write, show, and give the exit code."""
-    code, cause = document.outcome(nodes)
+    code, cause = told
     verdict = document.verdict(job, nodes, code, cause)
     if code == 0:
         code, missed = gate.judge(job, nodes)
@@ -130,7 +161,7 @@ def conclude(job: Job, nodes: Sequence[dict[str, Any]], folder: Path, started: d
     findings = diagnosis(folder, whole) if code in (4, 5) else []
     if findings:
         whole["findings"] = findings
-    write_atomically(folder / _name(job, "result", "json"), json.dumps(whole, indent=2) + "\n")
+    write_atomically(folder / _name(job, "result", "json"), document.text(whole))
     if job.rendezvous.node_rank == 0:
         append_index(folder, whole)
         say("\n" + show.whole(whole))

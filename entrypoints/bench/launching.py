@@ -45,7 +45,7 @@ def align(job: Job, session: Session) -> tuple[int, str]:
     if job.rendezvous.nodes == 1:
         return 0, ""
     try:
-        session.gather({"ready": True}, ALIGN_S)
+        session.gather({"ready": True}, ALIGN_S, lambda _: {"ready": True})
     except EPBoxError as error:
         return error.exit_code, str(error)
     return 0, ""

@@ -6,6 +6,10 @@ from entrypoints.bench import baseline
 from entrypoints.bench.measured import BASELINE, label, workload_runs
 from entrypoints.output import table
 
+#: Rows of ranks in a terminal; a larger run shows those that matter, and result.json has all.
+MOST_ROWS = 64
+SLOWEST = 16
+
 
 def _number(value: Any, digits: int = 2) -> str:
     return "-" if value is None else f"{float(value):.{digits}f}"
@@ -33,9 +37,14 @@ def placement(document: dict[str, Any]) -> str:
                     "ok" if rank["exit_code"] == 0 else f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}",
                 ]
             )
+    count = len(rows)
+    if count > MOST_ROWS:
+        # sort is stable: failed ranks first, in order of their number.
+        rows = sorted(rows, key=lambda row: row[-1] == "ok")[:MOST_ROWS]
     arms = dict.fromkeys(node["placement_arm"] for node in document["nodes"] if node.get("placement_arm"))
     of_arm = f"\nranks of arm {', '.join(arms)}" if arms else ""
-    return table(["rank", "host", "GPU", "HCA", "CPUs", "memory", "end"], rows) + of_arm
+    more = f"\n{MOST_ROWS} of {count} ranks, failed ones first; result.json has all" if count > MOST_ROWS else ""
+    return table(["rank", "host", "GPU", "HCA", "CPUs", "memory", "end"], rows) + more + of_arm
 
 
 def bandwidth(document: dict[str, Any]) -> str:
@@ -90,8 +99,12 @@ def low_latency(document: dict[str, Any]) -> str:
     entries = [entry for run in document["runs"] for entry in run.get("low_latency") or () if isinstance(entry, dict)]
     if not entries:
         return ""
-    keys = list(entries[0])
-    return table([key.replace("_", " ") for key in keys], [[entry.get(key, "-") for key in keys] for entry in entries])
+    keys, count, more = list(entries[0]), len(entries), ""
+    if count > MOST_ROWS and "dispatch_combine_gbps" in keys:
+        entries = sorted(entries, key=lambda entry: float(entry.get("dispatch_combine_gbps") or 0))
+        middle = entries[count // 2].get("dispatch_combine_gbps", "-")
+        entries, more = entries[:SLOWEST], f"\nthe slowest {SLOWEST} of {count} ranks; median {middle} GB/s"
+    return table([key.replace("_", " ") for key in keys], [[entry.get(key, "-") for key in keys] for entry in entries]) + more
 
 
 def ending(document: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """What all nodes must have in common before a rank starts."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from entrypoints.errors import PreflightFailed
@@ -12,6 +14,9 @@ SHARED = (
     ("rails", "rail order (HCA of each local rank)", "HT mode connects equal local ranks: name the same HCAs in one order on all nodes"),
     ("workload", "workload", "start the same workload on all nodes"),
 )
+
+#: Nodes that a message names, of those that differ.
+MOST_NAMED = 16
 
 
 def check_agreement(facts: Sequence[dict[str, Any]]) -> None:
@@ -25,8 +30,9 @@ def check_agreement(facts: Sequence[dict[str, Any]]) -> None:
         values = [(rank, fact[key]) for rank, fact in enumerate(facts) if key in fact]
         minority = _minority(values)
         if minority:
-            told = "; ".join(f"node {rank} ({_host(facts[rank])}) has {_brief(value)}" for rank, value in minority[1])
-            problems.append(f"{what} differs: {told}, the others {_brief(minority[0])}; {remedy}")
+            told = "; ".join(f"node {rank} ({_host(facts[rank])}) has {_brief(value)}" for rank, value in minority[1][:MOST_NAMED])
+            more = f" (and {len(minority[1]) - MOST_NAMED} more nodes)" if len(minority[1]) > MOST_NAMED else ""
+            problems.append(f"{what} differs: {told}{more}, the others {_brief(minority[0])}; {remedy}")
     hosts: dict[str, list[int]] = {}
     for rank, fact in enumerate(facts):
         if fact.get("hostname"):
@@ -45,8 +51,10 @@ def _minority(values: Sequence[tuple[int, Any]]) -> tuple[Any, list[tuple[int, A
     """(the commonest value, those who have another); the earliest node wins a tie. None when all agree."""
     if not values:
         return None
-    count: Callable[[Any], int] = lambda value: sum(other == value for _, other in values)  # noqa: E731
-    common = max((value for _, value in values), key=count)
+    counts = Counter(json.dumps(value, sort_keys=True) for _, value in values)
+    # most_common keeps the order of arrival among equals.
+    text = counts.most_common(1)[0][0]
+    common = next(value for _, value in values if json.dumps(value, sort_keys=True) == text)
     others = [(rank, value) for rank, value in values if value != common]
     return (common, others) if others else None
 

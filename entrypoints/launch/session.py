@@ -5,6 +5,8 @@ health checks and a second run on the same port do no harm.
 """
 
 import os
+import resource
+import select
 import selectors
 import socket
 import time
@@ -13,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.errors import EPBoxError, PreflightFailed, RankFailed, TimedOut, UsageError
-from entrypoints.launch.wire import Wire, WireClosed, listen
+from entrypoints.launch.wire import Wire, WireClosed, encode, listen
 from entrypoints.output import say
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ MAX_STRANGERS = 64
 #: How often a node tells the others, at most, that its ranks print.
 BEAT_S = 1.0
 PROTOCOL = "epbox.session/1"
+Digest = Callable[[list[dict[str, Any]]], dict[str, Any]]
 ERRORS = {error.exit_code: error for error in (UsageError, PreflightFailed, RankFailed, TimedOut)}
 
 
@@ -49,32 +52,36 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self, facts: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-        """Meet the other nodes; every node's facts in node rank order.
+    def open(self, facts: dict[str, Any], timeout_s: float, digest: Digest | None = None) -> Any:
+        """Meet the other nodes; every node's facts in node rank order, or node 0's digest of them (see gather).
 
         Raises TimedOut with the missing nodes named, UsageError when two processes claim one node rank.
         """
         there = self.rendezvous
         if there.nodes == 1:
-            return [facts]
+            return digest([facts]) if digest else [facts]
         deadline = time.monotonic() + timeout_s
         greeting = {"epbox": PROTOCOL, "run": there.run_id, "node_rank": there.node_rank, "nodes": there.nodes, "token": self.token}
         if there.node_rank == 0:
             self._welcome(deadline, timeout_s)
         else:
             self._join(greeting, deadline, timeout_s)
-        return self.gather(facts, max(1.0, deadline - time.monotonic()))
+        return self.gather(facts, max(1.0, deadline - time.monotonic()), digest)
 
-    def gather(self, value: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-        """All-gather one object a node, in node rank order. Raises TimedOut, or RankFailed when a node is lost."""
+    def gather(self, value: dict[str, Any], timeout_s: float, digest: Digest | None = None) -> Any:
+        """All-gather one object a node, in node rank order. Raises TimedOut, or RankFailed when a node is lost.
+
+        With a digest, node 0 alone sees all objects, and every node gets what it makes of them: records of N nodes sent to N nodes
+        would be N squared.
+        """
         there = self.rendezvous
         if there.nodes == 1:
-            return [value]
+            return digest([value]) if digest else [value]
         deadline = time.monotonic() + timeout_s
         if there.node_rank:
             # Should node 0 be gone, _receive says so.
             self._send(0, self.peers[0], {"value": value})
-            return list(self._receive(0, deadline, timeout_s)["all"])
+            return self._receive(0, deadline, timeout_s)["all"]
         values = {0: value}
         for node in sorted(self.peers):
             try:
@@ -84,13 +91,16 @@ class Session:
                 self._broadcast(str(error), error.exit_code, but=node)
                 raise
         everything = [values[node] for node in range(there.nodes)]
-        for node, wire in self.peers.items():
-            self._send(node, wire, {"all": everything})
-        return everything
+        answer = digest(everything) if digest else everything
+        line = encode({"all": answer})
+        for wire in self.peers.values():
+            with suppress(WireClosed):
+                wire.send_line(line)
+        return answer
 
     def lost(self) -> tuple[str, int] | None:
         """For the supervisor, without waiting: why the run cannot go on and the exit code of that, or None."""
-        for node, wire in self.peers.items():
+        for node, wire in self._readable():
             if self._lost is not None:
                 return self._lost
             try:
@@ -108,6 +118,14 @@ class Session:
             if self._lost is not None and self.rendezvous.node_rank == 0:
                 self._broadcast(*self._lost, but=node)
         return self._lost
+
+    def _readable(self) -> list[tuple[int, Wire]]:
+        """Peers that have something to say: one call for all, for node 0 of a large run is asked often."""
+        poll = select.poll()
+        for wire in self.peers.values():
+            poll.register(wire, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(0)}
+        return [(node, wire) for node, wire in self.peers.items() if wire.waiting or wire.fileno() in ready]
 
     def beat(self) -> None:
         """Tell the other nodes, once in BEAT_S, that ranks print here: often one rank of all prints, and the rest wait for it."""
@@ -131,6 +149,13 @@ class Session:
         if self._lost is None:
             self._lost = (f"node {self.rendezvous.node_rank} ({socket.gethostname()}): {cause}", exit_code)
             self._broadcast(*self._lost)
+
+    def outlast_node_0(self, timeout_s: float) -> None:
+        """Wait until node 0 has closed its end: it writes the record of all, and a launcher may kill the rest when a first node fails."""
+        deadline = time.monotonic() + timeout_s
+        with suppress(WireClosed, KeyError):
+            while time.monotonic() < deadline and self.rendezvous.node_rank:
+                self.peers[0].receive(deadline)
 
     def close(self) -> None:
         for wire in self.peers.values():
@@ -213,6 +238,11 @@ class Session:
     def _welcome(self, deadline: float, timeout_s: float) -> None:
         """Node 0: take in every other node."""
         there = self.rendezvous
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= soft < (least := 2 * there.nodes + 256):
+            # One connection a node: 1024 descriptors, the usual soft limit, are too few for a thousand.
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (least if hard < 0 else min(least, hard), hard))
         said = time.monotonic()
         with listen(there.exchange_port, deadline, self.report) as listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
@@ -303,4 +333,4 @@ class Session:
 def exchange(rendezvous: "Rendezvous", facts: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
     """All-gather one JSON object a node over a connection that is closed again. See Session for a run's whole length."""
     with Session(rendezvous) as session:
-        return session.open(facts, timeout_s)
+        return list(session.open(facts, timeout_s))

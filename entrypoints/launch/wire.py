@@ -24,6 +24,11 @@ class WireClosed(Exception):
     """The other side is gone, or does not speak this protocol."""
 
 
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as its line."""
+    return json.dumps(message).encode() + b"\n"
+
+
 class Wire:
     """A connection. `receive` waits until a given monotonic time, never longer."""
 
@@ -54,7 +59,11 @@ class Wire:
         self._socket.close()
 
     def send(self, message: dict[str, Any]) -> None:
-        data = memoryview(json.dumps(message).encode() + b"\n")
+        self.send_line(encode(message))
+
+    def send_line(self, line: bytes) -> None:
+        """Send what `encode` made of a message: one for many peers need not be encoded for each."""
+        data = memoryview(line)
         deadline = time.monotonic() + SEND_S
         while data:
             try:
@@ -98,6 +107,11 @@ class Wire:
         if not isinstance(message, dict):
             raise WireClosed("it does not speak this protocol")
         return message
+
+    @property
+    def waiting(self) -> bool:
+        """True when a message is here that peek would show without reading, or an end that it would raise."""
+        return self._ended or b"\n" in self._buffer
 
     def alive(self) -> bool:
         """False when the other side has closed, even if messages of it are still unread."""

@@ -1,14 +1,17 @@
 """The sections about the hosts: drawing and rails, evidence rank by rank, doctor, environment, logs."""
 
 from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from entrypoints.cpulist import parse_list
+from entrypoints.cpulist import format_list, parse_list
 from entrypoints.report.html import Safe, number, section, soft, table, tagged
 from entrypoints.report.load import Material
 
 MOST_RANKS, MOST_FINDINGS = 64, 40
+#: Groups of nodes that say the same, and ranges of node ranks in one of them.
+MOST_GROUPS, MOST_RANGES = 16, 8
 
 
 def drawing(material: Material) -> str:
@@ -82,10 +85,12 @@ def evidence(material: Material) -> str:
         outside, threads = (number(seen.get(key), f"{at}evidence.{key}", 0) for key in ("threads_outside", "threads"))
         rows.append([rank["rank"], node["node_rank"], state, seen.get("cpus"), seen.get("policy"), outside, threads, pages or "-"])
     head = ["rank", "node", "state", "CPUs", "memory policy", "threads outside", "threads", "memory per node"]
+    nodes = material.document["nodes"]
+    names = {node["node_rank"]: str(node["hostname"]) for node in nodes}
+    groups = alike((node["node_rank"], place["text"]) for node in nodes if (place := node.get("placement")))
     lines = [
-        f"node {node['node_rank']} ({node['hostname']}): {place['text']}"
-        for node in material.document["nodes"][:16]
-        if (place := node.get("placement"))
+        f"node {ranks_text(ranks)}{f' ({names[ranks[0]]})' if len(ranks) == 1 else ''}: {text}"
+        for text, ranks in list(groups.items())[:MOST_GROUPS]
     ]
     more = (
         f"{len(found)} ranks, {sum(not item[0] for item in found)} of them off plan or failed; {MOST_RANKS} shown, those first."
@@ -101,19 +106,36 @@ def evidence(material: Material) -> str:
     )
 
 
+def alike(items: Iterable[tuple[int, Any]]) -> dict[Any, list[int]]:
+    """Node ranks by what they say, in order of first mention."""
+    found: dict[Any, list[int]] = {}
+    for node, what in items:
+        found.setdefault(what, []).append(node)
+    return found
+
+
+def ranks_text(ranks: Sequence[int]) -> str:
+    """0, 0-999, or the first ranges and how many more."""
+    ranges = format_list(ranks).split(",")
+    shown = ",".join(ranges[:MOST_RANGES])
+    return shown if len(ranges) <= MOST_RANGES else f"{shown} and more, {len(ranks)} in all"
+
+
+def bad_checks(checked: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """(status, id, evidence, remedy) of failures and warnings."""
+    every = [*checked["checks"], *checked.get("differences", ())]
+    return [(c["status"], c["id"], c["evidence"], c.get("remedy")) for c in every if c["status"] in ("FAIL", "WARN")]
+
+
 def doctor(material: Material) -> str:
-    rows: list[list[Any]] = []
-    counts: list[str] = []
-    for node in material.document["nodes"]:
-        checked = node.get("doctor")
-        if checked is None:
-            continue
-        if len(counts) < 16:
-            counts.append(f"node {node['node_rank']}: " + ", ".join(f"{n} {status}" for status, n in checked["counts"].items()))
-        for check in [*checked["checks"], *checked.get("differences", ())]:
-            if check["status"] in ("FAIL", "WARN"):
-                tone = "off" if check["status"] == "FAIL" else "warn"
-                rows.append([node["node_rank"], tagged(check["status"], tone), check["id"], check["evidence"], check.get("remedy")])
+    checked = [(node["node_rank"], node["doctor"]) for node in material.document["nodes"] if node.get("doctor") is not None]
+    totals = alike((node, ", ".join(f"{n} {status}" for status, n in each["counts"].items())) for node, each in checked)
+    counts = [f"node {ranks_text(ranks)}: {text}" for text, ranks in list(totals.items())[:MOST_GROUPS]]
+    # What many nodes say in the same words is one row: a thousand nodes with one BIOS setting are one finding.
+    groups = alike((node, tuple(row)) for node, each in checked for row in bad_checks(each))
+    rows: list[list[Any]] = [
+        [ranks_text(ranks), tagged(status, "off" if status == "FAIL" else "warn"), *rest] for (status, *rest), ranks in groups.items()
+    ]
     rows.sort(key=lambda row: "off" not in row[1])
     findings = [
         [item.get("severity"), item.get("cause"), item.get("remedy")] for item in (material.document.get("findings") or ())[:MOST_FINDINGS]

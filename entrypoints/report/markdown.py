@@ -6,6 +6,7 @@ from typing import Any
 
 from entrypoints.errors import UsageError
 from entrypoints.report.figures import ALLTOALL, alltoall_rows, name
+from entrypoints.report.hosts import alike, ranks_text
 from entrypoints.report.load import Material
 
 
@@ -50,12 +51,13 @@ def _render(material: Material) -> str:
     if text:
         cells = [[re.sub(r"<[^>]*>", "", "-" if value is None else str(value)) for value in row] for row in compared]
         parts += [f"Baseline: {_plain(text)}", _table(ALLTOALL, cells)]
-    findings = [
-        [node["node_rank"], check["status"], check["id"], check["evidence"]]
+    groups = alike(
+        (node["node_rank"], (check["status"], check["id"], check["evidence"]))
         for node in document["nodes"]
         for check in (node.get("doctor") or {}).get("checks", ())
         if check["status"] in ("FAIL", "WARN")
-    ]
+    )
+    findings = [[ranks_text(ranks), *check] for check, ranks in groups.items()]
     parts.append(_table(["node", "status", "check", "evidence"], findings[:20]))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -13,7 +13,7 @@ from entrypoints.report.load import Material
 
 PAGE = Path(__file__).with_name("page.html")
 #: A larger result.json is not repeated in the page.
-MOST_JSON = 2 * 1024 * 1024
+MOST_JSON, MOST_NODES = 2 * 1024 * 1024, 128
 
 
 def render(material: Material) -> str:
@@ -43,6 +43,10 @@ def fill(title: str, body: str) -> str:
 
 
 def _island(document: dict[str, Any]) -> str:
+    if len(document["nodes"]) > MOST_NODES:
+        return soft(
+            f"result.json ({len(document['nodes'])} nodes) is not repeated in this page; data-source attributes point into the file."
+        )
     text = json.dumps(document, separators=(",", ":"))
     if len(text) > MOST_JSON:
         return soft(f"result.json ({len(text)} bytes) is not repeated in this page; data-source attributes point into the file.")

@@ -67,7 +67,7 @@ class Slurm:
     def end(self, number: str, timeout: float = 150) -> dict[str, str]:
         """Wait until a job is over in every respect, nodes free again."""
         until = time.monotonic() + timeout
-        while (job := self.job(number))["JobState"] in ("PENDING", "RUNNING", "COMPLETING"):
+        while (job := self.job(number))["JobState"] in ("PENDING", "RUNNING", "SIGNALING", "COMPLETING"):
             assert time.monotonic() < until, f"job {number} is still {job['JobState']}: {self.output(number)}"
             time.sleep(0.5)
         return job
@@ -136,12 +136,12 @@ def node_program(cpu: builder.Image, slurm: Slurm) -> str:  # noqa: F811
     return str(path)
 
 
-def rank_processes() -> list[psutil.Process]:
-    """The ranks of all jobs here; containers hide nothing from the machine they run on."""
+def rank_processes(mark: str = "SLURM_JOB_ID") -> list[psutil.Process]:
+    """Ranks with a variable of their scheduler; containers hide nothing from the machine they run on."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ", "status"]):
         words, environ = process.info["cmdline"] or [], process.info["environ"] or {}
-        if "SLURM_JOB_ID" in environ and any("alltoall_rank" in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if mark in environ and any("alltoall_rank" in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 

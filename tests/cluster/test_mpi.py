@@ -1,33 +1,98 @@
-"""Real Open MPI starts the cpu image on two nodes; one result.json comes out."""
+"""The rendered mpirun script under real Open MPI: a good run, and a rank that fails; one result.json comes out."""
 
 import json
 import os
+import signal
 import subprocess
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from images import build as builder
-from tests.cluster.conftest import need
+from images.mpi import MpiOptions, render
+from tests.cluster.conftest import need, rank_processes
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
-BENCH = "bench --workload alltoall --ranks 2 --no-doctor --quiet --out /results -- --num-tokens 64 --repeats 3"
+SHORT = ("--ranks", "2", "--no-doctor", "--quiet", "--num-tokens", "64", "--repeats", "3")
+LONG = (*SHORT[:-1], "100000")
 
 
-def test_open_mpi_starts_two_nodes(cpu: builder.Image, tmp_path: Path) -> None:  # noqa: F811
+@pytest.fixture
+def script(cpu: builder.Image, tmp_path: Path) -> Any:  # noqa: F811
+    """The script for given arguments, with two changes: two processes on one machine stand for two hosts, and root may start them."""
     need("openmpi")
-    out = tmp_path / "results"
-    out.mkdir()
-    # Two processes on one machine stand for two hosts, so each is told that it is alone on its own.
-    alone = "export OMPI_COMM_WORLD_LOCAL_SIZE=1 OMPI_COMM_WORLD_LOCAL_RANK=0; "
-    docker = f'docker --host {cpu.engine.url} run --rm --network host -v {out}:/results --hostname "mpi$OMPI_COMM_WORLD_RANK"'
+    node = tmp_path / "node.sh"
     names = " ".join(f"-e OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
-    node = f"{alone}{docker} {names} -e MASTER_ADDR {cpu.id} {BENCH}"
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "--bind-to", "none", "sh", "-c", node]
-    done = subprocess.run(command, env={**os.environ, "MASTER_ADDR": "127.0.0.1"}, capture_output=True, text=True, timeout=200)
+    node.write_text(
+        "#!/bin/sh\n"
+        # Each is told that it is alone on its host.
+        "export OMPI_COMM_WORLD_LOCAL_SIZE=1 OMPI_COMM_WORLD_LOCAL_RANK=0\n"
+        f"exec docker --host {cpu.engine.url} run --rm --network host -v {tmp_path}:{tmp_path} --hostname mpi$OMPI_COMM_WORLD_RANK \\\n"
+        f'  --cap-add SYS_NICE --shm-size 1g --label epbox.test=mpi {names} -e MASTER_ADDR -e MASTER_PORT -e EPBOX_RUN_ID {cpu.id} "$@"\n'
+    )
+    node.chmod(0o755)
+
+    def make(*arguments: str) -> list[str]:
+        options = MpiOptions(gpus_per_node=0, workload="alltoall", program=str(node), arguments=arguments, master_port=8441)
+        text = render(replace(options, hosts=()))
+        assert "--map-by ppr:1:node" in text
+        (tmp_path / "run.sh").write_text(text.replace("--map-by ppr:1:node", "--oversubscribe --allow-run-as-root"))
+        return ["bash", "run.sh"]
+
+    return make
+
+
+def environ() -> dict[str, str]:
+    return {**os.environ, "MASTER_ADDR": "127.0.0.1"}
+
+
+def test_open_mpi_starts_two_nodes(script: Any, tmp_path: Path) -> None:
+    done = subprocess.run(script(*SHORT), cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((tmp_path / "results" / "mpi" / "result.json").read_text())
     assert result["status"] == "ok" and result["correctness"]["passed"]
     assert [node["hostname"] for node in result["nodes"]] == ["mpi0", "mpi1"]
     assert [rank["rank"] for node in result["nodes"] for rank in node["ranks"]] == [0, 1, 2, 3]
+    assert "Open MPI" in result["rendezvous"]["source"]
+
+
+def running(tmp_path: Path, process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    log = tmp_path / "results" / "mpi" / "rank-0.log"
+    until = time.monotonic() + 90
+    while not (log.exists() and "passed" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.3)
+    return rank_processes("OMPI_COMM_WORLD_RANK")
+
+
+def test_a_rank_that_dies_leaves_a_record_and_its_code(script: Any, tmp_path: Path, cpu: builder.Image) -> None:  # noqa: F811
+    process = subprocess.Popen(script(*LONG), cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = next(each for each in running(tmp_path, process) if each.environ()["OMPI_COMM_WORLD_RANK"] == "1")
+    victim.send_signal(signal.SIGSEGV)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 4, out + err
+    result = json.loads((tmp_path / "results" / "mpi" / "result.json").read_text())
+    assert result["exit_code"] == 4 and "SIGSEGV" in result["verdict"] and "mpi1" in result["verdict"], result["verdict"]
+    assert len(result["nodes"]) == 2, "both nodes had the time to send their record"
+    assert not cpu.engine.client().containers.list(filters={"label": "epbox.test=mpi"})
+
+
+def test_a_stopped_mpirun_stops_everything(script: Any, tmp_path: Path, cpu: builder.Image) -> None:  # noqa: F811
+    process = subprocess.Popen(script(*LONG), cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running(tmp_path, process)
+    mpirun = next(each for each in psutil.Process(process.pid).children(recursive=True) if each.name() in ("mpirun", "orterun", "prterun"))
+    mpirun.terminate()
+    out, err = process.communicate(timeout=90)
+    assert process.returncode != 0, out + err
+    result = json.loads((tmp_path / "results" / "mpi" / "result.json").read_text())
+    assert result["status"] == "failed" and result["exit_code"] == 143, result["verdict"]
+    until = time.monotonic() + 20
+    while rank_processes("OMPI_COMM_WORLD_RANK") and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not rank_processes("OMPI_COMM_WORLD_RANK")
+    assert not cpu.engine.client().containers.list(filters={"label": "epbox.test=mpi"})

@@ -1,0 +1,97 @@
+"""A thousand nodes of eight ranks: gathering, concluding and reporting grow with the number of nodes, not with its square."""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints.bench import document
+from entrypoints.launch.agreement import check_agreement
+from entrypoints.report import markdown, page
+from entrypoints.report.load import load
+from tests.helpers import large_run
+
+#: Ten times the nodes may take this many times as long: linear is 10, quadratic 100.
+MOST = 40
+
+
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return min(65000, int(probe.getsockname()[1]))
+
+
+def cpu(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call gives, and its CPU seconds in this process: other work on the machine does not count."""
+    start = time.process_time()
+    value = call()
+    return value, max(0.005, time.process_time() - start)
+
+
+def test_records_are_gathered_over_real_connections() -> None:
+    start = time.process_time()
+    few, small = large_run.gather(50, port())
+    middle = time.process_time()
+    many, large = large_run.gather(500, port())
+    end = time.process_time()
+    assert [node["node_rank"] for node in many] == list(range(500)) and len(few) == 50
+    assert many[499]["ranks"][7]["rank"] == 3999
+    # What goes back to each node does not grow with the number of nodes, so all of it together grows linearly.
+    assert large["answer_bytes"] < 1.2 * small["answer_bytes"]
+    assert end - middle < MOST * max(0.02, middle - start)
+
+
+def test_a_thousand_nodes_are_concluded_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    took: dict[int, float] = {}
+    for nodes in (100, 1000):
+        folder = tmp_path / str(nodes)
+        folder.mkdir()
+        records = [large_run.record(node, nodes) for node in range(nodes)]
+        records[nodes // 2]["ranks"][3]["evidence"]["threads_outside"] = 5
+        _, seconds = cpu(lambda records=records, folder=folder: large_run.conclude(records, folder))  # type: ignore[misc]
+        material, read = cpu(lambda folder=folder: load(folder))  # type: ignore[misc]
+        html, drawn = cpu(lambda material=material: page.render(material))  # type: ignore[misc]
+        took[nodes] = seconds + read + drawn
+    shown = capsys.readouterr().err
+    assert took[1000] < MOST * took[100]
+    result = json.loads((tmp_path / "1000" / "result.json").read_text())
+    assert len(result["nodes"]) == 1000 and sum(len(node["ranks"]) for node in result["nodes"]) == 8000
+    assert result["runs"][0]["best"][0]["per_rank_us"][7999] and result["verdict"].startswith("deepep-low-latency on 1000 node(s)")
+    # A terminal gets some rows of each run, not eight thousand.
+    assert len(shown.splitlines()) < 500 and "64 of 8000 ranks, failed ones first" in shown and "the slowest 16 of 8000 ranks" in shown
+    # The page stays one that a person can read: groups of nodes, quantiles, the ranks that deviate first.
+    assert len(html) < 400_000
+    assert len(re.findall("<rect", html)) < 400
+    assert "8000 ranks, 1 of them off plan or failed" in html and "node 0-999: 44 PASS" in html
+    assert html.count("group.check7") == 1, "one warning that all nodes share is one row"
+    assert "4003" in html, "the rank that is off plan"
+    assert "| 0-999 | WARN |" in markdown.render(material)
+
+
+def test_differing_nodes_are_found_among_a_thousand_and_not_all_are_named() -> None:
+    facts: list[dict[str, Any]] = [{"hostname": f"n{i}", "ranks": 8, "rails": ["mlx5_0"] * 8} for i in range(1000)]
+    check_agreement(facts)
+    for i in range(100):
+        facts[i * 10]["rails"] = ["mlx5_1"] * 8
+    with pytest.raises(Exception, match=r"node 150 \(n150\).* \(and 84 more nodes\)") as caught:
+        check_agreement(facts)
+    assert len(str(caught.value)) < 3000
+
+
+def test_result_json_of_many_nodes_is_the_same_document() -> None:
+    whole = {
+        "schema": "x",
+        "verdict": '\n  "nodes": []',
+        "nodes": [large_run.record(n, 20) for n in range(20)],
+        "runs": [{"a": 1}, {"b": [2]}],
+    }
+    text = document.text(whole)
+    assert json.loads(text) == whole
+    assert len(text.splitlines()) < 40
+    few = {**whole, "nodes": whole["nodes"][:2]}
+    assert document.text(few) == json.dumps(few, indent=2) + "\n"
