@@ -33,7 +33,12 @@ if [ "$NVSHMEM_FROM" = source ]; then
     export NVSHMEM_DIR="$NVSHMEM_ROOT" LD_LIBRARY_PATH="$NVSHMEM_ROOT/lib"
 fi
 
-python3 setup.py build_ext build --build-lib "$out/site" >"$out/share/build.log" 2>&1 || { tail -n 60 "$out/share/build.log"; exit 1; }
+# The linker's own build id is a hash over temporary names too, which strip removes only later.
+export LDFLAGS="-Wl,--build-id=0x$PINNED_COMMIT"
+
+python3 setup.py build_ext build --build-lib "$out/site" >/build/log 2>&1 || { tail -n 60 /build/log; exit 1; }
+# The clock and the order of parallel compilers would make another log of every build.
+{ sed -n '/^Build summary/,/^$/p' /build/log; sed -nE 's/^\[[0-9]+\/[0-9]+\] //p' /build/log | LC_ALL=C sort; } >"$out/share/build.log"
 python3 setup.py --quiet install_egg_info --install-dir "$out/site"
 find "$out/site" -name '*.so' -exec strip --strip-unneeded {} +
 cp -a tests csrc LICENSE "$out/tree/"

@@ -6,4 +6,6 @@ mkdir -p "$prefix/lib" "$prefix/bin"
 cp -a "$from"/lib/*.so* "$prefix/lib/"
 cp -a "$from/bin/nvshmem-info" "$prefix/bin/"
 cp -a "$from/share" "$prefix/"
+# "Configuring done (7.2s)" would be another in every build.
+sed -i -E 's/ \([0-9.]+s\)$//' "$prefix/share/build/configure.log"
 ln -s "$prefix" "$site/nvidia/nvshmem"
