@@ -158,7 +158,7 @@ def _text(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=file) from None
+        raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(Path(file).absolute())) from None
 
 
 ns = Collection(render, run)

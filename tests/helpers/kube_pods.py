@@ -28,6 +28,16 @@ def pods_of(document: dict[str, Any]) -> list[Pod]:
     return list(make(document)) if make else []
 
 
+def environment(pod: Pod, container: Mapping[str, Any]) -> dict[str, str]:
+    """A container's variables: the controller's, then the manifest's own in order."""
+    fields = {"metadata.name": pod.name, "spec.nodeName": "gpu-node-7"}
+    fields |= {f"metadata.annotations['{key}']": value for key, value in pod.annotations.items()}
+    result = dict(pod.injected)
+    for entry in container["env"]:
+        result[entry["name"]] = fields[entry["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in entry else entry["value"]
+    return result
+
+
 def _meta(template: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     meta = template.get("metadata") or {}
     return dict(meta.get("labels") or {}), dict(meta.get("annotations") or {})

@@ -6,10 +6,11 @@ tests/images/test_k8s_apiserver.py runs against that where its binaries are.
 """
 
 import json
+import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,8 +35,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Script:
-    """What one pod does. Times in seconds; `tear_at`: the first log stream breaks within that line; `unschedulable` and `image_error`
-    for ever where `seconds` is 0; `log_stops`: the stream ends as if complete while the container runs on (a rotated log)."""
+    """What one pod does. Times in seconds. `late`: until it is made; `waits` (REASON: MESSAGE): why it does not start, for ever where
+    `waits_for` is 0; `tear_at`: its first log stream breaks within that line; `log_stops`: it ends there as if whole while the container
+    runs on (a rotated log); `program`: started for the pod's document in place of lines and code; `exit_code` None: runs for ever."""
 
     lines: tuple[str, ...] = ("hello",)
     exit_code: int | None = 0
@@ -48,6 +50,7 @@ class Script:
     waits_for: float = 0
     tear_at: int | None = None
     log_stops: int | None = None
+    program: Callable[[dict[str, Any]], "subprocess.Popen[str]"] | None = None
 
 
 @dataclass
@@ -159,6 +162,7 @@ class KubeServer:
         with self.changed:
             if not any(each["metadata"]["uid"] == owner["metadata"]["uid"] for each in self.objects.values()):
                 return
+            self._logs = {key: log for key, log in self._logs.items() if key[0] != pod.name}
             self.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod.spec}, owner["metadata"]["uid"])
         self._kubelet(pod.name, script)
 
@@ -187,13 +191,16 @@ class KubeServer:
         log = self._log(name, main)
         log.state = "running"
         self._status(name, phase="Running", containerStatuses=[{"name": main, "state": {"running": {}}, "restartCount": 0}])
-        for line in script.lines:
+        process = script.program(self.objects["pods", name]) if script.program else None
+        for line in script.lines if process is None else (each.rstrip("\n") for each in process.stdout or ()):
             time.sleep(script.line_every)
             with self.changed:
                 if ("pods", name) not in self.objects:
                     return
                 log.lines.append((_now(), line))
                 self.changed.notify_all()
+        if process is not None:
+            script = replace(script, exit_code=process.wait())
         if script.exit_code is None:
             return
         log.state = "terminated"
@@ -305,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         denied = self.kube.deny.get((verb, plural if len(names) < 2 else f"{plural}/{names[1]}"))
         if denied:
             return self._refuse(*denied)
-        if namespace != "bench":
+        if namespace not in ("bench", "default"):
             return self._refuse(404, f'namespaces "{namespace}" not found')
         if method == "POST":
             return self._create(group, plural, body)

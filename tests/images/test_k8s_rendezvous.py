@@ -20,7 +20,7 @@ import pytest
 
 from entrypoints.launch.rendezvous import Rendezvous, resolve
 from images.manifests import KINDS, ManifestOptions, render
-from tests.helpers.kube_pods import Pod, pods_of
+from tests.helpers.kube_pods import Pod, environment, pods_of
 from tests.helpers.kubernetes_schema import load
 
 NODES = 3
@@ -40,16 +40,6 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         return "$" if match.group() == "$$" else environ.get(match.group(1), match.group())
 
     return re.sub(r"\$\$|\$\(([^)]*)\)", one, text)
-
-
-def environment(pod: Pod, container: Mapping[str, Any]) -> dict[str, str]:
-    """A container's variables: the controller's, then the manifest's own in order."""
-    fields = {"metadata.name": pod.name, "spec.nodeName": "gpu-node-7"}
-    fields |= {f"metadata.annotations['{key}']": value for key, value in pod.annotations.items()}
-    result = dict(pod.injected)
-    for entry in container["env"]:
-        result[entry["name"]] = fields[entry["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in entry else entry["value"]
-    return result
 
 
 def run(pod: Pod, folder: Path) -> tuple[list[str], dict[str, str]]:

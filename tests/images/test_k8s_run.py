@@ -17,6 +17,9 @@ from images import k8s_api
 from images.k8s_run import RunOptions, documents_of, run
 from images.k8s_watch import Pace
 from images.manifests import KINDS, ManifestOptions, render
+from tests.helpers import torch_python
+from tests.helpers.bench_process import SMALL, document, free_port
+from tests.helpers.kube_pods import Pod, environment
 from tests.helpers.kube_server import KubeServer, Script
 
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=2, workload="alltoall", namespace="bench")
@@ -178,6 +181,12 @@ def test_pods_that_never_come_are_explained_by_events_of_this_run_alone(
     assert "old" not in told and "theirs" not in told
 
 
+def test_more_pods_than_logs_followed_at_once_lose_no_line(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    assert go(nodes=150, timeout=120) == 0
+    assert len(list((tmp_path / "out").glob("node-*.log"))) == 150
+    assert len(list((tmp_path / "out").glob("result*.json"))) == 150
+
+
 def test_keep_leaves_the_objects_and_says_how_to_delete_them(server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert go(keep=True) == 0
     assert server.left() == ["jobs/epbox", "pods/epbox-0-x7k2p", "pods/epbox-1-x7k2p", "services/epbox"]
@@ -282,6 +291,26 @@ def test_a_file_that_cannot_be_run_is_a_usage_error(text: str, reason: str) -> N
         documents_of(text, "x.yaml")
 
 
+def test_real_benches_in_two_pods_meet_and_their_result_is_collected(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    """The pods' programs are real ones, with the manifest's arguments and environment; only the master's name is put in for DNS."""
+    python = torch_python.environment()
+
+    def start(document: dict[str, Any]) -> "subprocess.Popen[str]":
+        meta, container = document["metadata"], document["spec"]["containers"][0]
+        pod = Pod(meta["name"], meta["name"], document["spec"], meta["labels"], meta["annotations"])
+        own = {**environment(pod, container), "MASTER_ADDR": "127.0.0.1"}
+        words = [str(tmp_path / f"results-{own['RANK']}") if word == "/results" else word for word in container["args"]]
+        command = [sys.executable, "-m", "entrypoints", *words]
+        return subprocess.Popen(command, env={**python, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    server.scripts = {None: Script(program=start, line_every=0)}
+    assert go(master_port=free_port(), timeout=240, arguments=("--ranks", "1", *SMALL)) == 0
+    result = document(tmp_path / "out" / "result.json")
+    assert [node["node_rank"] for node in result["nodes"]] == [0, 1]
+    assert result == document(tmp_path / "results-0" / "result.json")
+    assert (tmp_path / "index.jsonl").read_text().count("\n") >= 1
+
+
 def inv(folder: Path, *words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "invoke", "--search-root", str(Path.cwd()), "k8s.run", "--kubeconfig", str(folder / "config"), *words]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -324,7 +353,7 @@ def test_bad_options_of_the_task_are_exit_2(server: KubeServer, tmp_path: Path) 
     for words, reason in {
         (): "--image: no image",
         ("--image", OPTIONS.image, "--timeout", "soon"): "--timeout: 'soon' is no whole number",
-        ("--file", "absent.yaml"): "absent.yaml: cannot be read: No such file",
+        ("--file", "absent.yaml"): f"{tmp_path}/absent.yaml: cannot be read: No such file",
     }.items():
         process = inv(tmp_path, *words)
         _, told = process.communicate(timeout=120)
