@@ -43,6 +43,11 @@ class ElasticRun:
     def entries(self) -> int:
         return len(self.configurations) + len(self.metrics) + 1
 
+    @property
+    def empty(self) -> bool:
+        """True when only pieces of messages were seen."""
+        return not (self.lines or self.cases or self.metrics or self.shape)
+
     def ends_before(self, writer: str, text: str) -> bool:
         return ("Config:" in text or "> Ranks:" in text) and bool(self.cases or self.metrics or self.lines)
 

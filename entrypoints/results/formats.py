@@ -9,7 +9,7 @@ import re
 #: A line without any of these says nothing about a result.
 INTERESTING = re.compile(
     rb"\[t(?:uning|esting)\]|\[alltoall\] result |"
-    rb"\bpassed|GB/s|send/recv time|\[(?:config|layout)\]|Config:|barrier time| > (?:Rank|Testing|E|T|#)|, t: "
+    rb"\bpassed|GB/s|\] Dispatch |\[(?:config|layout)\]|Config:|barrier time| > (?:Rank|Testing|E|T|#)|, t: "
 )
 
 _NUMBER = r"(\d+(?:\.\d+)?)"

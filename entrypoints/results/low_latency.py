@@ -25,6 +25,11 @@ class LowLatencyRun:
     def entries(self) -> int:
         return len(self.both) + len(self.each) + len(self.phases) + 1
 
+    @property
+    def empty(self) -> bool:
+        """True when only pieces of messages were seen."""
+        return not (self.both or self.each or self.phases)
+
     def ends_before(self, writer: str, text: str) -> bool:
         if "Dispatch + combine" in text:
             match = formats.LL_BOTH.search(text)

@@ -74,6 +74,8 @@ class Parser:
         if mark < 0:
             return start, 0
         prefix = block[start:mark]
+        if b"\n" in prefix:
+            return start, 0
         if isinstance(current, LowLatencyRun):
             return current.feed_bytes(prefix, block, start)
         # The same prefix comes again and again, but for the time in it.
@@ -93,7 +95,7 @@ class Parser:
 
     def _close(self) -> None:
         current, self._current = self._current, None
-        if current is None:
+        if current is None or current.empty:
             return
         self._entries += current.entries
         if self._entries > MAX_ENTRIES:
@@ -167,7 +169,9 @@ def parse_lines(lines: Iterable[str | bytes], *, sweep: bool = False) -> list[di
     """The runs in these lines, as `runs` of epbox.result/1; with `sweep` each run keeps its tuning points."""
     parser = Parser(sweep)
     for number, line in enumerate(lines, 1):
-        parser.line(number, line)
+        # The same sieve as for files, so that both give the same.
+        if formats.INTERESTING.search(line.encode("utf-8", "replace") if isinstance(line, str) else line):
+            parser.line(number, line)
     return parser.finish()
 
 

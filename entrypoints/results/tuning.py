@@ -38,6 +38,11 @@ class TuningRun:
     def entries(self) -> int:
         return len(self.best) + 1
 
+    @property
+    def empty(self) -> bool:
+        """True when only pieces of messages were seen."""
+        return not (self.best or self.tuning_lines or self.started_cases or self.passed or self.shape or self.layout_ms)
+
     def ends_before(self, writer: str, text: str) -> bool:
         """True when this line belongs to a later run of the same test."""
         if "[config]" in text:
@@ -139,6 +144,8 @@ class TuningRun:
             if whole:
                 for match in whole:
                     self._ascend(writer, match)
+            elif (found := best or point) and "RDMA chunk" in found[0] and "(RDMA" not in found[0]:
+                self.torn += 1  # its RDMA figure is lost, and the other may be torn as well
             elif best:
                 self._best(writer, best)
             elif point:

@@ -132,8 +132,11 @@ def test_passed_on_a_line_of_its_own() -> None:
 
 
 def test_torn_numbers_are_not_numbers() -> None:
-    assert not parse_lines(["[rank 0] Dispatch + combine bandwidth: 4.9"])[0]["complete"]
-    assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 61.7"])[0]["best"] == []
+    assert parse_lines(["[rank 0] Dispatch + combine bandwidth: 4.9"]) == []
+    assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 61.7"]) == []
+    assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 1.46 GB/s (NVL)"]) == []
+    (run,) = parse_lines([*internode(), "[tuning] SMs 24, NVL chunk 4, RDMA chunk 8: 1.46 GB/s (NVL)"])
+    assert not run["complete"] and "1 torn lines" in run["missing"]
 
 
 @pytest.mark.parametrize(

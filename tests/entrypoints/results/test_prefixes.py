@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from entrypoints.results.lines import split_writer
-from entrypoints.results.parse import parse_lines
+from entrypoints.results.parse import parse_lines, parse_paths
 
 #: {n} is the node, {s} and {u} change from line to line.
 PREFIXES = {
@@ -118,3 +119,34 @@ def test_low_latency_keeps_its_own_ranks(prefix: str) -> None:
 )
 def test_the_rest_of_a_torn_message_is_no_name(torn: str) -> None:
     assert split_writer(f"{torn}[tuning] SMs 24, NVL chunk 4")[0] == ""
+
+
+def mixture(seed: int) -> list[str]:
+    """Lines of several tests in a wild order, some of them cut, doubled or glued."""
+    source = random.Random(seed)
+    low = [f"[rank {n}] Dispatch + combine bandwidth: 30.00 GB/s, avg_t=600.00 us, min_t=500.00 us, max_t=700.00 us" for n in range(8)]
+    low += [f"[rank {n}] Dispatch send/recv time: 20.00 + 5.00 us | Combine send/recv time: 30.00 + 6.00 us" for n in range(8)]
+    elastic = [
+        f"   * EP:   {n}/8 | dispatch: 90 GB/s (SO), 93 GB/s (SU), 123.456 us, 1234 bytes | copy: 200 GB/s, 5.000 us" for n in range(8)
+    ]
+    pools = [node(40.0), low, elastic, ["some other line", "", "GB/s", " passed"]]
+    lines: list[str] = []
+    for _ in range(60):
+        pool = source.choice(pools)
+        at = source.randrange(len(pool))
+        taken = [source.choice(("", "", "", "[1,0]<stdout>:")) + line for line in pool[at : at + source.randrange(1, 12)]]
+        if source.random() < 0.3:
+            taken[0] = taken[0][source.randrange(len(taken[0]) + 1) :]
+        lines += taken
+    return lines
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_blocks_of_a_file_give_what_its_lines_give(seed: int, tmp_path: Path) -> None:
+    lines = mixture(seed)
+    log = tmp_path / "run.log"
+    log.write_text("\n".join(lines))
+    by_block = parse_paths([log], sweep=True)
+    for run in by_block:
+        del run["source"]
+    assert by_block == parse_lines(lines, sweep=True) == parse_lines([line.encode() for line in lines], sweep=True)
