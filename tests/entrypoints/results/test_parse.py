@@ -135,7 +135,9 @@ def test_torn_numbers_are_not_numbers() -> None:
     assert parse_lines(["[rank 0] Dispatch + combine bandwidth: 4.9"]) == []
     assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 61.7"]) == []
     assert parse_lines(["[tuning] Best combine: SMs 24, NVL chunk 4, RDMA chunk 24: 1.46 GB/s (NVL)"]) == []
-    (run,) = parse_lines([*internode(), "[tuning] SMs 24, NVL chunk 4, RDMA chunk 8: 1.46 GB/s (NVL)"])
+    lines = internode()
+    lines.insert(60, "[tuning] SMs 24, NVL chunk 4, RDMA chunk 8: 1.46 GB/s (NVL)")
+    (run,) = parse_lines(lines)
     assert not run["complete"] and "1 torn lines" in run["missing"]
 
 
