@@ -10,6 +10,8 @@ from entrypoints.report.html import Safe, number, section, soft, table, tagged
 from entrypoints.report.load import Material
 
 MOST_RANKS, MOST_FINDINGS = 64, 40
+#: Ranks on plan, and rails, that stand for all of a larger world.
+FEW = 16
 #: Groups of nodes that say the same, and ranges of node ranks in one of them.
 MOST_GROUPS, MOST_RANGES = 16, 8
 
@@ -26,24 +28,43 @@ def drawing(material: Material) -> str:
         parts.append(
             f'<div class="scroll drawing"><img alt="topology of node 0 with its plan" src="data:image/svg+xml;base64,{data}"></div>'
         )
+    rails = [(i, j) for i, node in enumerate(nodes) for j, rank in enumerate(node["ranks"]) if rank["evidence"].get("rail")]
+    count, more = len(rails), ""
+    if count > MOST_RANKS:
+        rails.sort(key=lambda place: _sent(nodes[place[0]]["ranks"][place[1]])[1])
+        rails, more = rails[:FEW], f"{count} rails; the {FEW} that sent least."
     rows: list[list[Any]] = []
-    for i, node in enumerate(nodes):
-        for j, rank in enumerate(node["ranks"]):
-            seen = rank["evidence"]
-            if not seen.get("rail") or len(rows) >= MOST_RANKS:
-                continue
-            moved = seen.get("traffic") or {}
-            unit = "xmit_bytes" if "xmit_bytes" in moved else "xmit_packets"
-            at = f"{material.origin}#nodes[{i}].ranks[{j}].evidence.traffic."
-            sent, received = ([number(moved.get(key), at + key, 0)] for key in (unit, unit.replace("xmit", "rcv")))
-            rows.append(
-                [node["node_rank"], rank["rank"], seen["rail"], sent[0], received[0], unit.rpartition("_")[2] if moved else "no counter"]
-            )
+    for i, j in rails:
+        rank = nodes[i]["ranks"][j]
+        moved = rank["evidence"].get("traffic") or {}
+        unit, _ = _sent(rank)
+        at = f"{material.origin}#nodes[{i}].ranks[{j}].evidence.traffic."
+        sent, received = (number(moved.get(key), at + key, 0) for key in (unit, unit.replace("xmit", "rcv")))
+        kind = unit.rpartition("_")[2] if moved else "no counter"
+        rows.append([nodes[i]["node_rank"], rank["rank"], rank["evidence"]["rail"], sent, received, kind])
     head = ["node", "rank", "rail", "sent", "received", "unit"]
-    traffic = "<h3>Traffic per rail during the run</h3>" + table(head, rows, (0, 1, 3, 4)) if rows else ""
+    traffic = f"<h3>Traffic per rail during the run</h3>{soft(more)}" + table(head, rows, (0, 1, 3, 4)) if rows else ""
     if nodes and not rows:
         traffic = soft("No rail was planned or seen: this run used no HCA.")
     return section("topology", "Topology, plan and rails", *parts, traffic)
+
+
+def _sent(rank: dict[str, Any]) -> tuple[str, float]:
+    """(counter, its value) of what a rank's rail sent; packets where no bytes were counted, and 0 without a counter."""
+    moved = rank["evidence"].get("traffic") or {}
+    unit = "xmit_bytes" if "xmit_bytes" in moved else "xmit_packets"
+    return unit, float(moved.get(unit) or 0)
+
+
+def _faults(rank: dict[str, Any]) -> list[str]:
+    """Why a rank is not simply on plan, in words; empty when it is. One that a signal ended has no exit code."""
+    outside = rank["evidence"].get("threads_outside")
+    end = f"signal {rank['signal']}" if rank.get("signal") else f"exit {rank['exit_code']}"
+    return [
+        *([end] if rank["exit_code"] != 0 else []),
+        *map(str, rank["evidence"].get("degradations") or []),
+        *([f"{outside} thread{'s' * (outside != 1)} outside"] if outside else []),
+    ]
 
 
 def plan_of(value: dict[str, Any]) -> Any:
@@ -66,22 +87,19 @@ def evidence(material: Material) -> str:
     found = []
     for i, node in enumerate(material.document["nodes"]):
         for j, rank in enumerate(node["ranks"]):
-            seen = rank["evidence"]
-            bad = bool(rank["exit_code"]) or bool(seen.get("threads_outside")) or bool(seen.get("degradations"))
-            found.append((not bad, i, j, node, rank))
+            found.append((not _faults(rank), i, j, node, rank))
     found.sort(key=lambda item: item[:3])
     rows: list[list[Any]] = []
-    for good, i, j, node, rank in found[:MOST_RANKS]:
+    off = sum(not item[0] for item in found)
+    # In a large world ranks on plan look alike: a few stand for them.
+    shown = found if len(found) <= MOST_RANKS else found[: min(MOST_RANKS, off + FEW)]
+    for good, i, j, node, rank in shown:
         seen, at = rank["evidence"], f"{material.origin}#nodes[{i}].ranks[{j}]."
         memory = seen.get("memory_bytes") or {}
         pages = Safe(
             ", ".join(f"node {escape(str(k))}: {number(v / 2**20, f'{at}evidence.memory_bytes.{k}', 0, ' MiB')}" for k, v in memory.items())
         )
-        state = (
-            tagged("on plan", "ok")
-            if good
-            else tagged("; ".join(map(str, seen.get("degradations") or [])) or f"exit {rank['exit_code']}", "off")
-        )
+        state = tagged("on plan", "ok") if good else tagged("; ".join(_faults(rank)), "off")
         outside, threads = (number(seen.get(key), f"{at}evidence.{key}", 0) for key in ("threads_outside", "threads"))
         rows.append([rank["rank"], node["node_rank"], state, seen.get("cpus"), seen.get("policy"), outside, threads, pages or "-"])
     head = ["rank", "node", "state", "CPUs", "memory policy", "threads outside", "threads", "memory per node"]
@@ -92,16 +110,12 @@ def evidence(material: Material) -> str:
         f"node {ranks_text(ranks)}{f' ({names[ranks[0]]})' if len(ranks) == 1 else ''}: {text}"
         for text, ranks in list(groups.items())[:MOST_GROUPS]
     ]
-    more = (
-        f"{len(found)} ranks, {sum(not item[0] for item in found)} of them off plan or failed; {MOST_RANKS} shown, those first."
-        if len(found) > MOST_RANKS
-        else ""
-    )
+    more = f"{len(found)} ranks, {off} of them off plan or failed; {len(shown)} shown, those first." if len(found) > len(shown) else ""
     return section(
         "evidence",
         "Evidence: what the kernel says of each rank",
         *map(soft, lines),
-        table(head, rows, (0, 1, 5, 6), (2,) if any(not item[0] for item in found) else ()) if rows else "",
+        table(head, rows, (0, 1, 5, 6), (2,) if off else ()) if rows else "",
         soft(more),
     )
 

@@ -95,3 +95,16 @@ def test_result_json_of_many_nodes_is_the_same_document() -> None:
     assert len(text.splitlines()) < 40
     few = {**whole, "nodes": whole["nodes"][:2]}
     assert document.text(few) == json.dumps(few, indent=2) + "\n"
+
+
+def test_of_many_ranks_those_that_deviate_are_shown(tmp_path: Path) -> None:
+    records = [large_run.record(node, 40) for node in range(40)]
+    # A rank that a signal ended has no exit code, and a rail that carried nothing is the one to look at.
+    records[30]["ranks"][2] |= {"exit_code": None, "signal": 11}
+    records[31]["ranks"][1]["evidence"]["traffic"] = {"xmit_bytes": 0, "rcv_bytes": 0}
+    large_run.conclude(records, tmp_path)
+    html = page.render(load(tmp_path))
+    rows = [re.sub("<[^>]*>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
+    assert next(row for row in rows if row[:2] == ["242", "30"])[2:4] == ["signal", "11"]
+    assert ["31", "249", "mlx5_1:1", "0", "0", "bytes"] in rows, "16 of 320 rails are shown, this one first"
+    assert "320 ranks, 1 of them off plan or failed; 17 shown, those first." in html
