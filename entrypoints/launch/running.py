@@ -144,6 +144,10 @@ class Rank:
         """Look at threads and pages when it is time."""
         if now < self.next_sample:
             return
+        if not self.reported:
+            # Not bound yet, on a busy host: where it runs now says nothing about the rank.
+            self.next_sample = now + FIRST_SAMPLE_S
+            return
         # Not `now`, which is older by the samples of the ranks before.
         begun = time.monotonic()
         seen = evidence.sample(self.pid, self._planned_cpus())

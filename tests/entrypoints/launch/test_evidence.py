@@ -83,7 +83,10 @@ def test_the_pause_after_a_sample_is_as_long_as_this_rank_needs(monkeypatch: pyt
     monkeypatch.setattr(running.evidence, "sample", sample)
     console = Console(1)
     rank = running.Rank(RankCommand(RankPlan(0), ("true",)), Started(1, 1, None, 1, 1, 1), LaunchOptions(quiet=True), console, console)
-    loop_began, clock = clock + 1, clock + 3
+    rank.sample(clock + 1)
+    assert clock == 1000.0, "a rank that is not bound yet is not looked at"
+    rank.reported = True
+    loop_began, clock = clock + 2, clock + 4
     rank.sample(loop_began)
     assert rank.next_sample == pytest.approx(clock + pause)
 
