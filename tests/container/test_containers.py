@@ -1,0 +1,59 @@
+"""The commands of docker.render, run as printed: two nodes on one host, with a stand-in host list of one address."""
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from images import build as builder
+from images.containers import ContainerOptions, render
+
+pytestmark = [pytest.mark.container, pytest.mark.slow]
+SHORT = ("--ranks", "2", "--quiet", "--num-tokens", "64", "--repeats", "3")
+OPTIONS = ContainerOptions(gpus="none", workload="alltoall", arguments=SHORT, allow_tag=True, master_port=8521)
+
+
+def start(cpu: builder.Image, folder: Path, options: ContainerOptions) -> list["subprocess.Popen[str]"]:
+    """Each node's command in a shell of its own, as on hosts of their own."""
+    text = render(replace(options, image="epbox-test:cpu"))
+    environ = {**os.environ, "DOCKER_HOST": cpu.engine.url, "MASTER_ADDR": "127.0.0.1"}
+    return [
+        subprocess.Popen(
+            ["sh", "-euc", f"# node {block}"], cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for block in text.split("# node ")[1:]
+    ]
+
+
+def test_printed_commands_run_two_nodes(cpu: builder.Image, tmp_path: Path) -> None:
+    nodes = start(cpu, tmp_path, replace(OPTIONS, name="epbox-printed"))
+    told = [node.communicate(timeout=200) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    result = json.loads((tmp_path / "results" / "result.json").read_text())
+    assert result["status"] == "ok" and result["correctness"]["passed"]
+    assert [rank["rank"] for node in result["nodes"] for rank in node["ranks"]] == [0, 1, 2, 3]
+    # The flags are doctor's own advice, so doctor has nothing to add; SYS_NICE opened the memory policy.
+    warned = [check["id"] for check in result["nodes"][0]["doctor"]["checks"] if check["status"] in ("WARN", "FAIL")]
+    assert not {"container.runtime", "container.shm", "container.mempolicy"} & set(warned), warned
+    assert {path.stat().st_uid for path in (tmp_path / "results").iterdir()} == {os.getuid()}
+
+
+def test_docker_stop_ends_both_nodes_with_a_record(cpu: builder.Image, tmp_path: Path) -> None:
+    nodes = start(cpu, tmp_path, replace(OPTIONS, name="epbox-stopped", arguments=(*SHORT[:-1], "100000")))
+    log = tmp_path / "results" / "rank-0.log"
+    until = time.monotonic() + 120
+    while not (log.exists() and "passed" in log.read_text()):
+        assert time.monotonic() < until and all(node.poll() is None for node in nodes), [node.communicate() for node in nodes]
+        time.sleep(0.3)
+    subprocess.run(
+        shlex.split("docker stop epbox-stopped-node1"), env={**os.environ, "DOCKER_HOST": cpu.engine.url}, check=True, timeout=60
+    )
+    told = [node.communicate(timeout=60) for node in nodes]
+    assert [node.returncode for node in nodes] == [143, 143], told
+    result = json.loads((tmp_path / "results" / "result.json").read_text())
+    assert result["exit_code"] == 143 and "SIGTERM" in result["verdict"]
