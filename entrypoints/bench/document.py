@@ -55,7 +55,7 @@ def node_record(
         **({"placement_arm": told.arm} if told and told.arm else {}),
         "doctor": doctor,
         "exit_code": told.exit_code if told else 0,
-        "cause": told.cause if told else "",
+        "cause": _named_cause(told) if told else "",
         "correctness": told.correctness if told else None,
         "launches": [
             {
@@ -82,6 +82,14 @@ def node_record(
         for run in each.runs
     ]
     return record
+
+
+def _named_cause(told: NodeRun) -> str:
+    """What ended it, and in which arm, since only one of them may be ill."""
+    where = (
+        "" if not told.arm or not told.exit_code else "in the baseline, the all-to-all: " if told.arm == BASELINE else f"arm {told.arm}: "
+    )
+    return where + told.cause
 
 
 def _typical(launches: Sequence[NodeRun]) -> NodeRun | None:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from entrypoints.bench import baseline, document, show
+from entrypoints.bench.launching import NodeRun
 from entrypoints.errors import UsageError
 from entrypoints.frozen import replace
+from entrypoints.launch.model import LaunchOutcome
 from entrypoints.workloads.model import Prepared
 from tests.helpers.bench_records import best, node, run_of
 
@@ -117,3 +119,25 @@ def test_the_baseline_gets_the_shape_of_the_workload(make_job: Any) -> None:
 def test_no_baseline_without_a_meaning(make_job: Any, test: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         baseline.check(shaped(make_job("--baseline"), test))
+
+
+def launched(arm: str = "", code: int = 0, bind: str = "all") -> NodeRun:
+    return NodeRun(LaunchOutcome((), code, ""), (), None, code, "rank 1 exited with code 1" if code else "", bind, arm)
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"), [("baseline", "in the baseline, the all-to-all: rank 1"), ("nic", "arm nic: rank 1"), ("", "rank 1")]
+)
+def test_a_failure_names_the_arm_it_was_in(make_job: Any, arm: str, told: str) -> None:
+    record = document.node_record(make_job(), [launched(), launched(arm, 4)], "host", None)
+    assert record["cause"].startswith(told)
+    assert record["exit_code"] == 4
+
+
+def test_the_ranks_told_are_those_of_the_workload_on_plan(make_job: Any) -> None:
+    record = document.node_record(
+        make_job(), [launched("none", bind="none"), launched("nic+cpu+mem"), launched("formula", bind="cpu,mem")], "h", None
+    )
+    assert record["placement_arm"] == "nic+cpu+mem"
+    record = document.node_record(make_job(), [launched(), launched("baseline")], "h", None)
+    assert "placement_arm" not in record
