@@ -108,7 +108,7 @@ def references(material: Material) -> str:
 
 
 def alltoall_rows(material: Material) -> tuple[list[list[Any]], str]:
-    """(operation, figure, here, all-to-all, ratio, range of the ratio) a row, and what is compared."""
+    """(operation, ratio, here, all-to-all, figure, range of the ratio) a row, and what is compared."""
     beside = material.document.get("baseline")
     if not beside:
         return [], ""
@@ -118,17 +118,17 @@ def alltoall_rows(material: Material) -> tuple[list[list[Any]], str]:
     for i, row in enumerate(beside["rows"]):
         figures = [number(row[key], f"{at}[{i}].{key}") for key in ("value", "baseline", "ratio", "ratio_min", "ratio_max")]
         unit = "us" if row["direction"] == "us" else f"GB/s ({row['direction']})"
-        rows.append([name(row), unit, *figures[:3], Safe(f"{figures[3]} .. {figures[4]}") if row["runs"] > 1 else None])
+        rows.append([name(row), figures[2], *figures[:2], unit, Safe(f"{figures[3]} .. {figures[4]}") if row["runs"] > 1 else None])
     return rows, beside["compared"] + (f" Baseline from {beside['from']}." if beside.get("from") else "")
 
 
 #: The heads of alltoall_rows.
-ALLTOALL = ["operation", "figure", "DeepEP", "all-to-all", "DeepEP / all-to-all", "over runs"]
+ALLTOALL = ["operation", "DeepEP / all-to-all", "DeepEP", "all-to-all", "figure", "ratio over runs"]
 
 
 def alltoall(material: Material) -> str:
     rows, text = alltoall_rows(material)
-    shown = table(ALLTOALL, rows, (2, 3, 4, 5)) if rows else ""
+    shown = table(ALLTOALL, rows, (1, 2, 3, 5)) if rows else ""
     return section("alltoall", "Against the all-to-all of the same cluster", shown, soft(text))
 
 

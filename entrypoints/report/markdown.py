@@ -69,7 +69,7 @@ def _change(row: dict[str, Any]) -> str:
 
 
 def _figure(value: Any, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits + (digits == 2 and 0 < abs(value) < 1)}f}"
 
 
 def _plain(value: Any) -> str:
