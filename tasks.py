@@ -58,10 +58,9 @@ def build(
             registry.ready(tag)
         name = recipe or build.default_recipe()
         image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache, locked))
-        if oci:
-            ship.save(image, Path(oci))
+        saved = ship.save(image, Path(oci)) if oci else None
         if push:
-            print(ship.push(image))
+            print(ship.push(image, saved))
 
 
 @task(

@@ -19,6 +19,7 @@ _HINTS = {
     "unauthorized|authentication required|denied|no basic auth": "log in (docker login or skopeo login) as one who may push there",
     "HTTP response to HTTPS client": "it speaks plain HTTP: say insecure = true for it in registries.conf(5)",
     "certificate|x509": "its certificate is not trusted here: SSL_CERT_FILE names a bundle",
+    "unknown flag": "a newer skopeo is needed (1.9 of Debian 12 will do): this one cannot leave layers as they are",
     "no such host|connection refused|i/o timeout|no route|proxyconnect": "check the name after --tag, and proxies",
 }
 

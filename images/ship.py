@@ -13,11 +13,15 @@ from .build import Image
 from .engine import Engine
 
 
-def push(image: Image) -> str:
-    """Push the normalised image, whose digest `verify` proves, and return name@digest, the only reference that always means these bytes."""
+def push(image: Image, saved: oci.Layout | None = None) -> str:
+    """Push the normalised image, whose digest `verify` proves, and return name@digest, the only reference that always means these bytes.
+
+    `saved` is what `save` has written already.
+    """
+    if saved:
+        return registry.push(saved, image.name)
     with TemporaryDirectory(prefix="epbox-push-") as folder:
-        layout = export(image.engine, image.id, Path(folder, "image.tar"), image.name)
-        return registry.push(layout, image.name)
+        return registry.push(export(image.engine, image.id, Path(folder, "image.tar"), image.name), image.name)
 
 
 def save(image: Image, path: Path) -> oci.Layout:

@@ -78,6 +78,8 @@ def test_pushing_an_image_pushes_its_normalised_form(
     monkeypatch.setattr(ship, "export", lambda where, image, path, name: layout)
     image = Image(f"{serve()}/epbox", "sha256:1", "cpu", "none", engine.Engine("unix:///nowhere", True, "20.10"))
     assert ship.push(image) == f"{image.name}@{layout.digest}"
+    monkeypatch.setattr(ship, "export", lambda *words: pytest.fail("exported a second time"))
+    assert ship.push(image, layout) == f"{image.name}@{layout.digest}"
 
 
 def test_a_registry_that_wants_a_login_says_so_and_takes_docker_s(
@@ -107,6 +109,14 @@ def test_nobody_at_home_is_said_with_what_to_check(layout: oci.Layout, tmp_path:
     with pytest.raises(EngineError, match=r"push failed: .*connection refused; check the name after --tag"):
         registry.push(layout, "127.0.0.1:1/epbox:1")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_skopeo_that_is_too_old_is_told_apart(layout: oci.Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "skopeo").write_text("#!/bin/sh\necho 'level=fatal msg=\"unknown flag: --preserve-digests\"' >&2; exit 1\n")
+    (tmp_path / "skopeo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(EngineError, match="unknown flag: --preserve-digests; a newer skopeo is needed"):
+        registry.push(layout, "host.example/epbox:1")
 
 
 def test_another_digest_than_the_image_s_is_refused(layout: oci.Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
