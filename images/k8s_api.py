@@ -195,6 +195,8 @@ def connect(kubeconfig: Path | None = None, context: str | None = None, namespac
             hint = "set KUBECONFIG, or give --kubeconfig FILE and perhaps --context NAME"
             raise ApiError(f"no kubeconfig: {' '.join(str(error).split())}", status=0, hint=hint) from None
         chosen = "in-cluster"
+    # A kubeconfig that says insecure-skip-tls-verify means it; a warning a request would drown the logs.
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     # A dead server is said at once; reading again is this program's own choice.
     settings.retries = urllib3.Retry(0)
     settings.connection_pool_maxsize = 128

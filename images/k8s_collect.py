@@ -19,7 +19,9 @@ from .k8s_pods import Pod
 
 def write(out: Path, documents: Sequence[Document], pods: Sequence[Pod], lines: Mapping[str, Sequence[str]], code: int, why: str) -> str:
     """Write the folder; one line that tells how the run went and where it is."""
-    write_atomically(out / "manifest.yaml", yaml.safe_dump_all(documents, sort_keys=False))
+    # A result folder is passed on.
+    shown = [each for each in documents if each["kind"] != "Secret"]
+    write_atomically(out / "manifest.yaml", yaml.safe_dump_all(shown, sort_keys=False))
     ordered = sorted(pods, key=lambda pod: (pod.rank is None, pod.rank or 0, pod.name))
     results: dict[int, dict[str, Any]] = {}
     doctors = 0

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from entrypoints.errors import EXIT_CODES, EngineError
+from entrypoints.errors import EXIT_CODES, EngineError, TimedOut
 
 _JOB_INDEX = "batch.kubernetes.io/job-completion-index"
 _LWS_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
@@ -100,13 +100,13 @@ def _waiting(containers: Iterable[Mapping[str, Any]], status: Mapping[str, Any])
     return ""
 
 
-def waiting(pods: Iterable[Pod]) -> tuple[str, ...]:
-    """Why pods wait, one line a reason with the pods it holds."""
+def waiting(pods: Iterable[Pod]) -> dict[str, str]:
+    """Why pods wait, and which ones in words."""
     held: dict[str, list[str]] = {}
-    for pod in pods:
+    for pod in sorted(pods, key=lambda each: (each.rank is None, each.rank or 0, each.name)):
         if pod.waiting:
             held.setdefault(pod.waiting, []).append(pod.label)
-    return tuple(f"{_few(labels)}: {reason}" for reason, labels in held.items())
+    return {reason: _few(labels) for reason, labels in held.items()}
 
 
 def _few(labels: Sequence[str]) -> str:
@@ -151,18 +151,22 @@ def outcome(pods: Iterable[Pod], gave_up: str = "") -> tuple[int, str]:
     failed = sorted((pod for pod in pods if pod.failed), key=_first)
     if not failed:
         if gave_up:
-            return (5 if "DeadlineExceeded" in gave_up else EngineError.exit_code), gave_up
+            return (TimedOut if "DeadlineExceeded" in gave_up else EngineError).exit_code, gave_up
         return 0, ""
     first = failed[0]
     words = " ".join(f"{first.reason} {first.message}".split())
     where = f"{first.label} ({first.name}{', ' + first.host if first.host and first.host != first.label else ''})"
+    if (first.exit_code is None or _killed(first)) and "DeadlineExceeded" in f"{first.reason} {gave_up}":
+        return TimedOut.exit_code, f"{where}: ended by the cluster: {gave_up or words}"
     if first.exit_code is None:
-        code = 5 if "DeadlineExceeded" in (first.reason, gave_up.partition(":")[0]) else EngineError.exit_code
-        return code, f"{where}: ended without an exit code: {words or gave_up or 'deleted'}"
+        return EngineError.exit_code, f"{where}: ended without an exit code: {words or gave_up}"
     meaning = EXIT_CODES.get(first.exit_code, "")
     return first.exit_code, f"{where}: {first.container} ended with {first.exit_code}{f' ({meaning})' if meaning else ''}: {words}"
 
 
+def _killed(pod: Pod) -> bool:
+    return pod.exit_code in _KILLED and pod.reason != "OOMKilled"
+
+
 def _first(pod: Pod) -> tuple[bool, bool, str, int]:
-    killed = pod.exit_code in _KILLED and pod.reason != "OOMKilled"
-    return pod.exit_code is None, killed, pod.finished or "9", -1 if pod.rank is None else pod.rank
+    return pod.exit_code is None, _killed(pod), pod.finished or "9", -1 if pod.rank is None else pod.rank

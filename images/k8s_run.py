@@ -3,6 +3,7 @@
 import copy
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,41 +81,85 @@ def run(documents: Sequence[Document], cluster: Cluster, options: RunOptions) ->
 
     Raises UsageError, ApiError (exit 10), KeyboardInterrupt.
     """
-    others = {each["metadata"]["namespace"] for each in documents if "namespace" in each["metadata"]} - {cluster.namespace}
+    others = namespaces(documents) - {cluster.namespace}
     if others:
         raise UsageError(f"the objects are for {', '.join(sorted(others))}, not {cluster.namespace}", where="--namespace")
+    _open(options.out)
     run_id = secrets.token_hex(4)
     made: list[Document] = []
+    trying: list[Document] = []
+    watch = None
     with interruptible():
         try:
             for document in mark(documents, run_id, cluster.namespace):
+                trying = [document]
                 made.append({**document, "metadata": cluster.create(document)["metadata"]})
+                trying = []
             names = ", ".join(f"{each['kind']} {each['metadata']['name']}" for each in made[:4])
             more = f" and {len(made) - 4} more" if len(made) > 4 else ""
             say(f"k8s.run: made {names}{more} in namespace {cluster.namespace} of {cluster.where}")
             watch = Watch(cluster, made, f"{RUN_LABEL}={run_id}", options.pace)
             code, why = watch.until_ended(options.timeout)
+        except KeyboardInterrupt:
+            if watch is not None and watch.lines:
+                k8s_collect.write(options.out, documents, list(watch.pods.values()), watch.lines, 130, "interrupted")
+            raise
         finally:
+            made += [found for each in trying for found in _made_unseen(cluster, each, run_id)]
             by_hand = _command(made, cluster.namespace, run_id)
             if made and options.keep:
                 say(f"k8s.run: kept in the cluster; {by_hand}")
             elif made:
                 _delete(cluster, made, by_hand)
+            with suppress(OSError):
+                # Goes only when empty.
+                options.out.rmdir()
     verdict = k8s_collect.write(options.out, documents, list(watch.pods.values()), watch.lines, code, why)
     say(f"k8s.run: {verdict}")
     return code
 
 
+def namespaces(documents: Sequence[Document]) -> set[str]:
+    """Those that the objects name."""
+    return {each["metadata"]["namespace"] for each in documents if each["metadata"].get("namespace")}
+
+
+def _open(out: Path) -> None:
+    """The result folder must be there to write, and hold no other run's result. Raises UsageError."""
+    if any((out / name).exists() for name in ("result.json", "pods.json")):
+        raise UsageError("holds an earlier result", where=f"--out {out}", hint="name a new folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=f"--out {out}") from None
+
+
+def _made_unseen(cluster: Cluster, document: Document, run_id: str) -> list[Document]:
+    """An object that was made although its answer was lost, to a broken connection or to Ctrl-C."""
+    try:
+        meta = cluster.get(document)["metadata"]
+    except ApiError:
+        return []
+    return [{**document, "metadata": meta}] if (meta.get("labels") or {}).get(RUN_LABEL) == run_id else []
+
+
 def _delete(cluster: Cluster, made: Sequence[Document], by_hand: str) -> None:
     """Last made first. What cannot be deleted is said, with the command that would."""
     left = []
-    for each in reversed(made):
-        try:
-            cluster.delete(each)
-        except ApiError as error:
-            left.append(f"{each['kind']} {each['metadata']['name']}: {error.what}")
-    if left:
-        say(f"k8s.run: not deleted: {'; '.join(left[:4])}; {by_hand}")
+    try:
+        for each in reversed(made):
+            try:
+                cluster.delete(each)
+            except ApiError as error:
+                left.append(f"{each['kind']} {each['metadata']['name']}: {error.what}")
+    except KeyboardInterrupt:
+        left.append("interrupted")
+        raise
+    finally:
+        if left:
+            say(f"k8s.run: not deleted: {'; '.join(left[:4])}; {by_hand}")
 
 
 def _command(made: Sequence[Document], namespace: str, run_id: str) -> str:

@@ -90,12 +90,15 @@ def render(c: Context, kustomize: str = "", **given: Any) -> None:
     from . import manifests
 
     with exit_code("k8s.render"):
+        given_platform = given["platform"] if given["platform"] != "generic" else ""
         options = _chosen(c, given)
         if kustomize:
             from . import kustomize as writer
 
             for path in writer.write(options, Path(kustomize)):
                 print(path)
+            if given_platform:
+                say(f"note: --platform {given_platform} is not needed: every platform has its overlay")
             return
         sys.stdout.write(manifests.render(options))
         for note in manifests.notes(options):
@@ -110,7 +113,7 @@ def render(c: Context, kustomize: str = "", **given: Any) -> None:
     keep="leave what was made in the cluster",
     kubeconfig="default: KUBECONFIG, ~/.kube/config, or the pod's own account",
     context="context of the kubeconfig (default: its current one)",
-    namespace="default: the context's",
+    namespace="default: the file's, else the context's",
 )
 def run(
     c: Context,
@@ -135,19 +138,20 @@ def run(
 
     with exit_code("k8s.run"):
         options = _chosen(c, {**given, "namespace": namespace or "default"})
+        seconds = number(timeout, "--timeout") if timeout else options.deadline_seconds + 300
+        if seconds < 1:
+            raise UsageError(f"{seconds} s", where="--timeout", hint="at least 1")
+        documents = k8s_run.documents_of(_text(file), file) if file else []
         if not file:
             manifests.check(options)
-        cluster = k8s_api.connect(Path(kubeconfig) if kubeconfig else None, context or None, namespace or None)
-        if file:
-            documents = k8s_run.documents_of(_text(file), file)
-        else:
+        named = k8s_run.namespaces(documents)
+        where_to = namespace or (named.pop() if len(named) == 1 else None)
+        cluster = k8s_api.connect(Path(kubeconfig) if kubeconfig else None, context or None, where_to)
+        if not file:
             options = replace(options, namespace=cluster.namespace)
             documents = k8s_run.documents_of(manifests.render(options), "rendered manifest")
             for note in manifests.notes(options):
                 say(f"note: {note}")
-        seconds = number(timeout, "--timeout") if timeout else options.deadline_seconds + 300
-        if seconds < 1:
-            raise UsageError(f"{seconds} s", where="--timeout", hint="at least 1")
         where = Path(out) if out else Path("results") / stamp()
         code = k8s_run.run(documents, cluster, k8s_run.RunOptions(where, seconds, keep))
     if code:

@@ -1,6 +1,7 @@
 """A run as it goes on: one thread watches the pods, one follows each log, and the caller's decides when it has ended."""
 
 import queue
+import re
 import sys
 import threading
 import time
@@ -163,8 +164,8 @@ class Watch:
 
     def _line(self, pod: Pod, line: str) -> None:
         self.lines[pod.name].append(line)
-        # The result in one line is for the folder.
-        if not line.startswith('{"schema": "epbox.result/1"'):
+        # Results and a DaemonSet's documents are for the folder.
+        if not line.startswith('{"schema": "epbox.result/1"') and not (pod.rank is None and pod.container == "doctor"):
             sys.stderr.write(f"[{pod.label}] {line}\n")
             sys.stderr.flush()
         if held := HOLDING.fullmatch(line):
@@ -173,11 +174,12 @@ class Watch:
     def _held(self, name: str, code: int) -> None:
         """Its work is done; the pod itself stays until it is deleted."""
         self.pods[name] = replace(self.pods[name], ended=True, exit_code=code, reason="Completed" if code == 0 else "Error")
+        say(f"[{self.pods[name].label}] {self.pods[name].container} ended with exit code {code}")
 
     def _look(self) -> str:
         """Say, once each, why pods wait or do not come; return why a controller gave up, if one did."""
-        for line in k8s_pods.waiting(self.pods.values()):
-            self._once(f"waits: {line}")
+        for reason, who in k8s_pods.waiting(self.pods.values()).items():
+            self._once(f"waits: {who}: {reason}", reason)
         if self._wanted is None or sum(pod.started or pod.ended for pod in self.pods.values()) < self._wanted:
             self._events()
         for each in self._made:
@@ -191,6 +193,8 @@ class Watch:
                 continue
             if each["kind"] == "DaemonSet" and (now.get("status") or {}).get("observedGeneration"):
                 self._wanted = int(now["status"].get("desiredNumberScheduled", 0))
+                if not self._wanted:
+                    return f"DaemonSet {each['metadata']['name']}: no node of the cluster fits its node selector and tolerations"
             if why := k8s_pods.broken(now):
                 return f"{each['kind']} {each['metadata']['name']}: {why}"
         return ""
@@ -206,20 +210,23 @@ class Watch:
         for event in events:
             about = event.get("involvedObject") or {}
             name, when = about.get("name", ""), event.get("lastTimestamp") or event.get("eventTime") or ""
-            # Events outlive their objects: an earlier run of the same name may have left some.
-            if any(name == own or name.startswith(f"{own}-") for own in mine) and when >= begun:
-                self._once(f"{about.get('kind', '')} {name}: {event.get('reason', '')}: {event.get('message', '')}")
+            # Events outlive their objects: an earlier run of the same name may have left some. What the scheduler says stands in the pods.
+            ours = any(name == own or name.startswith(f"{own}-") for own in mine) and when >= begun
+            if ours and event.get("reason") != "FailedScheduling":
+                said = f"{event.get('reason', '')}: {event.get('message', '')}"
+                self._once(f"{about.get('kind', '')} {name}: {said}", said.replace(name, ""))
 
     def _late(self, timeout: float) -> str:
         ended = sum(pod.ended for pod in self.pods.values())
-        why = "; ".join(k8s_pods.waiting(self.pods.values()))
+        why = "; ".join(f"{who}: {reason}" for reason, who in k8s_pods.waiting(self.pods.values()).items())
         return f"--timeout: {ended} of {self._wanted or len(self.pods)} pods ended in {timeout:g} s{f'; {why}' if why else ''}"
 
-    def _once(self, text: str) -> None:
-        text = " ".join(text.split())
-        if text not in self._told:
-            self._told.add(text)
-            say(f"k8s.run: {text}")
+    def _once(self, text: str, reason: str = "") -> None:
+        """Say it, unless the same reason was told before: numbers and names' endings do not make it another."""
+        key = re.sub(r"[0-9]+", "", reason or text)
+        if key not in self._told:
+            self._told.add(key)
+            say(f"k8s.run: {' '.join(text.split())}")
 
     def _finish(self) -> None:
         """Let the logs of ended pods be read to their end, for a bounded time; stop the rest."""
@@ -227,6 +234,8 @@ class Watch:
         for name, thread in self._reading.items():
             if self._over[name].is_set():
                 thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    say(f"k8s.run: the log of {self.pods[name].label} is not whole: not read within {self._pace.last:g} s")
         self._stopped.set()
 
 

@@ -24,7 +24,7 @@ from tests.helpers.kubernetes_schema import validate
 
 TOKEN = "secret-of-the-test"
 KINDS = {
-    "v1": {"Service": "services", "Pod": "pods", "Event": "events", "ConfigMap": "configmaps"},
+    "v1": {"Service": "services", "Pod": "pods", "Event": "events", "ConfigMap": "configmaps", "Secret": "secrets"},
     "batch/v1": {"Job": "jobs"},
     "apps/v1": {"DaemonSet": "daemonsets"},
     "jobset.x-k8s.io/v1alpha2": {"JobSet": "jobsets"},
@@ -67,7 +67,9 @@ class KubeServer:
         self.deny: dict[tuple[str, str], tuple[int, str]] = {}
         self.lacks: set[str] = set()
         self.gone_watches = 0
+        self.gpu_nodes = 2
         self.torn_watches = 0
+        self.lost_answers: set[str] = set()
         self.requests: list[tuple[str, str]] = []
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
@@ -144,11 +146,12 @@ class KubeServer:
         if document["kind"] == "Pod":
             threading.Thread(target=self._kubelet, args=(document["metadata"]["name"], self._script(0, document)), daemon=True).start()
             return
-        for i, pod in enumerate(pods_of(document)):
+        pods = pods_of(document)
+        for i, pod in enumerate(pods[: self.gpu_nodes] if document["kind"] == "DaemonSet" else pods):
             threading.Thread(target=self._late, args=(document, pod, self._script(i, document)), daemon=True).start()
         if document["kind"] == "DaemonSet":
             with self.changed:
-                status = {"observedGeneration": 1, "desiredNumberScheduled": 2}
+                status = {"observedGeneration": 1, "desiredNumberScheduled": self.gpu_nodes}
                 self.put("daemonsets", {**self.objects["daemonsets", document["metadata"]["name"]], "status": status}, "MODIFIED")
 
     def _script(self, rank: int, document: dict[str, Any]) -> Script:
@@ -342,6 +345,8 @@ class _Handler(BaseHTTPRequestHandler):
             if (plural, name) in self.kube.objects:
                 return self._refuse(409, f'{plural}.{group.partition("/")[0]} "{name}" already exists')
             made = self.kube.create(plural, body)
+        if plural in self.kube.lost_answers:
+            return self._tear()
         self._answer(201, made)
         self.kube.control(made)
 

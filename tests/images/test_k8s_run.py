@@ -187,14 +187,51 @@ def test_more_pods_than_logs_followed_at_once_lose_no_line(server: KubeServer, g
     assert len(list((tmp_path / "out").glob("result*.json"))) == 150
 
 
+def test_a_daemonset_that_fits_no_node_is_no_success(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    server.gpu_nodes = 0
+    assert go(kind="daemonset") == 10
+    assert "no node of the cluster fits" in json.loads((tmp_path / "out" / "pods.json").read_text())["why"]
+
+
+def test_an_object_whose_making_was_not_answered_is_deleted_too(server: KubeServer, go: Any) -> None:
+    server.lost_answers = {"jobs"}
+    with pytest.raises(EngineError, match="does not answer"):
+        go()
+    assert server.left() == []
+    assert ("DELETE", "/apis/batch/v1/namespaces/bench/jobs/epbox") in server.requests
+
+
+def test_an_earlier_result_is_not_mixed_with_a_new_one(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    assert go() == 0
+    with pytest.raises(UsageError, match="holds an earlier result"):
+        go()
+    assert server.left() == []
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_applied(server: KubeServer, go: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        go()
+    assert not [path for method, path in server.requests if method == "POST"]
+
+
+def test_a_secret_of_the_file_stays_out_of_the_folder(server: KubeServer, tmp_path: Path) -> None:
+    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "stringData": {"token": "hush"}}
+    assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, RunOptions(tmp_path / "out", 60, pace=PACE)) == 0
+    assert not any("hush" in path.read_text() for path in (tmp_path / "out").iterdir())
+    assert server.left() == []
+
+
 def test_keep_leaves_the_objects_and_says_how_to_delete_them(server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert go(keep=True) == 0
     assert server.left() == ["jobs/epbox", "pods/epbox-0-x7k2p", "pods/epbox-1-x7k2p", "services/epbox"]
     assert "kubectl delete service,job -n bench -l epbox.run=" in capfd.readouterr().err
 
 
-def test_an_object_of_the_same_name_is_left_alone(server: KubeServer, go: Any) -> None:
+def test_an_object_of_the_same_name_is_left_alone(server: KubeServer, go: Any, tmp_path: Path) -> None:
     assert go(keep=True) == 0
+    (tmp_path / "out").rename(tmp_path / "earlier")
     with pytest.raises(EngineError, match="Service epbox exists already") as caught:
         go()
     assert caught.value.exit_code == 10
@@ -346,6 +383,8 @@ def test_an_interrupt_deletes_what_was_made_and_is_exit_130(number: int, server:
     assert process.returncode == 130, told + rest
     assert "Traceback" not in told + rest
     assert server.left() == []
+    assert (tmp_path / "res" / "node-0.log").read_text().startswith("working")
+    assert json.loads((tmp_path / "res" / "pods.json").read_text())["why"] == "interrupted"
 
 
 def test_bad_options_of_the_task_are_exit_2(server: KubeServer, tmp_path: Path) -> None:
