@@ -142,6 +142,7 @@ def test_another_wheel_or_one_too_many_is_named(check: Check, gpu: tuple[Files, 
         ("libnvshmem_host", None, "nvshmem 3.4.5 is said to be compiled in, the image has absent"),
         ("libnvshmem_host", "opt/nvshmem/lib/libnvshmem_host.so.3.5.19", "the image has 3.5.19"),
         ("deep_ep-", None, "deepep 567632d is said to be compiled in, the image has absent"),
+        ("deep_ep-", f"{SITE}/deep_ep-1.2.1+5-py3.13.egg-info", "deepep 567632d is said to be compiled in, the image has 5"),
         ("deep_ep-", f"{SITE}/deep_ep-1.2.1+0000000-py3.13.egg-info", "the image has 0000000"),
     ],
 )
