@@ -21,7 +21,7 @@ HOSTS
 mpirun -np 2 --hostfile "$hostfile" --map-by ppr:1:node --bind-to none \
     -x MASTER_ADDR -x MASTER_PORT -x EPBOX_RUN_ID \
     "${epbox[@]}" bench --workload auto --out "$out" --runs 3 -- '--x y'
-# mpirun ends all nodes when the first one fails: that is node 0, which has written the record by then.
+# mpirun ends all nodes when a first one fails: none does before node 0 has written the record.
 code=$?
 echo "epbox: exit code $code; $out/result.json"
 exit "$code"
