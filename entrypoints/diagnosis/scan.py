@@ -172,12 +172,13 @@ class Scanner:
 
     def _examine(self, number: int, raw: bytes) -> tuple[int, ...]:
         line = clean(raw.decode("utf-8", "replace")).encode() if b"\x1b" in raw else raw
-        for text in [text for text, probe in self._open_probes.items() if probe.search(line)]:
+        lower = line.lower()
+        for text in [text for text, (sure, probe) in self._open_probes.items() if sure in lower and probe.search(line)]:
             self.scan.probes.add(text)
             del self._open_probes[text]
         found = []
         for index, signature in enumerate(self._signatures):
-            match = first_match(signature, line)
+            match = first_match(signature, line, lower)
             if match is None:
                 continue
             found.append(index)
@@ -224,9 +225,10 @@ class Scanner:
             self.scan.exception = (number, text[:400])
 
 
-def first_match(signature: Signature, line: bytes) -> re.Match[bytes] | None:
-    for pattern in signature.patterns:
-        match = pattern.search(line)
+def first_match(signature: Signature, line: bytes, lower: bytes) -> re.Match[bytes] | None:
+    """The first pattern's match; `lower` is the line in lower case, in which most patterns have a word that must be there."""
+    for sure, pattern in zip(signature.literals, signature.patterns, strict=True):
+        match = pattern.search(line) if sure in lower else None
         if match:
             return match
     return None

@@ -24,6 +24,8 @@ class Signature:
     id: str
     order: int
     patterns: tuple[re.Pattern[bytes], ...]
+    #: What a line must hold, in lower case, to match each pattern; b"" where nothing is sure.
+    literals: tuple[bytes, ...]
     required: tuple[str, ...]
     excluded: tuple[str, ...]
     confirm: tuple[str, ...]
@@ -43,11 +45,63 @@ class Table:
     """All signatures, and the context patterns they ask for (each is searched once)."""
 
     signatures: tuple[Signature, ...]
-    probes: dict[str, re.Pattern[bytes]]
+    probes: dict[str, tuple[bytes, re.Pattern[bytes]]]
 
 
 def compiled(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode(), re.IGNORECASE)
+
+
+def _probe(text: str) -> tuple[bytes, re.Pattern[bytes]]:
+    pattern = compiled(text)
+    return literal(text), pattern
+
+
+def literal(pattern: str) -> bytes:
+    """The longest text that every match of a pattern holds, in lower case: a search for it is far cheaper than one for the pattern.
+
+    Only plain characters outside groups and classes are looked at; b"" where none is sure.
+    """
+    runs, run, place = [""], "", 0
+    while place < len(pattern):
+        char, step = pattern[place], 1
+        if char == "\\":
+            escaped = pattern[place + 1]
+            # A class, an anchor or a number; anything else stands for itself.
+            char, step = ("", 4 if escaped == "x" else 2) if escaped.isalnum() else (escaped, 2)
+        elif char == "[":
+            char, step = "", pattern.index("]", place + 2 + (pattern[place + 1] == "^")) + 1 - place
+        elif char == "(":
+            char, step = "", _group(pattern, place)
+        elif char == "|":
+            return b""
+        elif char in "*?{":
+            # What stands before it may be absent.
+            run, char, step = run[:-1], "", pattern.index("}", place) + 1 - place if char == "{" else 1
+        elif char in "+.^$":
+            char = ""
+        if char:
+            run += char
+        else:
+            runs.append(run)
+            run = ""
+        place += step
+    return max([*runs, run], key=len).lower().encode()
+
+
+def _group(pattern: str, place: int) -> int:
+    """The length of the group that begins here."""
+    depth, at = 0, place
+    while True:
+        char = pattern[at]
+        if char == "\\":
+            at += 1
+        elif char == "[":
+            at = pattern.index("]", at + 2 + (pattern[at + 1] == "^"))
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        at += 1
+        if not depth:
+            return at - place
 
 
 @cache
@@ -66,7 +120,7 @@ def load(path: Path = TABLE) -> Table:
         except re.error as error:
             raise UsageError(f"pattern {error.pattern!r}: {error}", where=name) from error
     texts = {text for item in signatures for text in (*item.required, *item.excluded, *item.confirm, item.unfailed_with) if text}
-    return Table(tuple(signatures), {text: compiled(text) for text in sorted(texts)})
+    return Table(tuple(signatures), {text: _probe(text) for text in sorted(texts)})
 
 
 def _signature(entry: dict[str, Any]) -> Signature:
@@ -74,6 +128,7 @@ def _signature(entry: dict[str, Any]) -> Signature:
         id=entry["id"],
         order=entry["order"],
         patterns=tuple(compiled(pattern) for pattern in entry["patterns"]),
+        literals=tuple(literal(pattern) for pattern in entry["patterns"]),
         required=tuple(entry.get("with", ())),
         excluded=tuple(entry.get("without", ())),
         confirm=tuple(entry.get("confirm", ())),

@@ -33,6 +33,26 @@ def low_latency(megabytes: int, path: Path) -> None:
     fill(path, one, megabytes)
 
 
+def stamped(megabytes: int, path: Path) -> None:
+    """The same as two pods print it, in turns, each line with its own time: kubectl logs --prefix --timestamps."""
+    tuning(2, path)
+    lines = path.read_bytes().splitlines()
+    one = b"".join(
+        b"[pod/ep-%d/main] 2026-01-02T03:04:%02d.%09dZ %s\n" % (number & 1, number % 60, number * 7919 % 10**9, line)
+        for number, line in enumerate(lines)
+    )
+    fill(path, one, megabytes)
+
+
+def words(megabytes: int, path: Path) -> None:
+    """Lines that are all different and say nothing: none of them can be remembered."""
+    source = random.Random(1)
+    known = [bytes(source.choice(b"abcdefghijklmnopqrstuvwxyz") for _ in range(source.randrange(2, 10))) for _ in range(5000)]
+    with path.open("wb") as stream:
+        for _ in range(megabytes):
+            stream.write(b"".join(b" ".join(source.choices(known, k=12)) + b"\n" for _ in range((1 << 20) // 78)))
+
+
 def failing(megabytes: int, path: Path) -> None:
     """NCCL's chatter with changing numbers, and warnings."""
     source = random.Random(1)
@@ -75,8 +95,10 @@ def main() -> int:
         cases = (
             ("results, intranode", "results", lambda: tuning(megabytes, path), 20 * megabytes / 300, 200),
             ("results, behind mpirun", "results", lambda: tuning(megabytes, path, PREFIX), 20 * megabytes / 300, 200),
+            ("results, behind kubectl", "results", lambda: stamped(megabytes, path), 20 * megabytes / 300, 200),
             ("results, low latency", "results", lambda: low_latency(megabytes, path), 20 * megabytes / 300, 200),
             ("diagnose, NCCL chatter", "diagnose", lambda: failing(megabytes // 3, path), 10 * megabytes / 300, 200),
+            ("diagnose, random words", "diagnose", lambda: words(megabytes // 3, path), 10 * megabytes / 300, 200),
         )
         for name, verb, make, limit_s, limit_mib in cases:
             make()
