@@ -22,7 +22,10 @@ PACKAGES = (
 )
 SUITE = "bookworm"
 #: What the guest needs as modules on top of Debian's kernel; their dependencies are read from the modules themselves.
-MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "e1000e", "ib_uverbs", "rdma_ucm", "crc32_generic", "rdma_rxe")
+MODULES = (
+    *("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "9pnet_virtio", "9p"),
+    *("e1000e", "ib_uverbs", "rdma_ucm", "crc32_generic", "rdma_rxe"),
+)
 LEFT_OUT = (
     "usr/share/doc/",
     "usr/share/man/",
@@ -58,7 +61,8 @@ def require_tools() -> None:
         raise Unavailable(f"no {' and no '.join(missing)} here: install qemu-system-x86 and mmdebstrap")
 
 
-def _run(command: list[str], cwd: Path) -> str:
+def run_tool(command: list[str], cwd: Path) -> str:
+    """A tool's stdout; raises Unavailable with its last word when it fails."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         raise Unavailable(f"{command[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
@@ -69,13 +73,13 @@ def _kernel_package(folder: Path) -> Path:
     """The newest kernel of the host's Debian, unpacked into `folder`; its version ages, so it is resolved by name."""
     if not shutil.which("apt-cache"):
         raise Unavailable("no apt here to download a guest kernel with")
-    depends = _run(["apt-cache", "depends", "linux-image-amd64"], folder)
+    depends = run_tool(["apt-cache", "depends", "linux-image-amd64"], folder)
     names = [line.split()[-1] for line in depends.splitlines() if "Depends: linux-image" in line]
     if not names:
         raise Unavailable("apt knows no linux-image-amd64")
-    _run(["apt-get", "download", "-q", names[0]], folder)
+    run_tool(["apt-get", "download", "-q", names[0]], folder)
     deb = next(folder.glob("linux-image-*.deb"))
-    _run(["dpkg", "-x", str(deb), "kernel"], folder)
+    run_tool(["dpkg", "-x", str(deb), "kernel"], folder)
     deb.unlink()
     return folder / "kernel"
 
@@ -170,7 +174,7 @@ def write_cpio(tar_path: Path, extra: dict[str, bytes], target: Path) -> None:
         entry(out, "TRAILER!!!", 0, b"")
 
 
-def _once(prefix: str, key: str, make: Callable[[Path], None]) -> Path:
+def once(prefix: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder PREFIX-KEY, made by `make` in a temporary one and renamed when complete."""
     done = state_folder() / f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not done.exists():
@@ -189,14 +193,14 @@ def _base(folder: Path) -> None:
     (folder / "modules").mkdir()
     for number, path in enumerate(module_order(root, MODULES)):
         (folder / "modules" / f"{number:02d}-{path.name.removesuffix('.xz')}").write_bytes(_module_bytes(path))
-    _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", SUITE, "root.tar"], folder)
+    run_tool(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", SUITE, "root.tar"], folder)
     shutil.rmtree(root)
 
 
 def build() -> Path:
     """The folder with `vmlinux` and `root.cpio`, made when absent or when its inputs changed. Raises Unavailable."""
     require_tools()
-    base = _once("base", repr((PACKAGES, SUITE, MODULES)), _base)
+    base = once("base", repr((PACKAGES, SUITE, MODULES)), _base)
     init = (HERE / "init.py").read_bytes()
 
     def assemble(folder: Path) -> None:
@@ -204,4 +208,4 @@ def build() -> Path:
         write_cpio(base / "root.tar", {**extra, "init": init}, folder / "root.cpio")
         os.link(base / "vmlinux", folder / "vmlinux")
 
-    return _once("assets", f"{base.name} {LEFT_OUT} {init!r}", assemble)
+    return once("assets", f"{base.name} {LEFT_OUT} {init!r}", assemble)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import assets, machine
+from tests.guest import assets, disk, machine
 
 HERE = Path(__file__).resolve().parent
 FILES = {"entrypoints": HERE.parent.parent / "entrypoints", **{path.name: path for path in (HERE / "files").iterdir() if path.is_file()}}
@@ -25,21 +25,23 @@ def states() -> Callable[[int], Path]:
     return state
 
 
+@pytest.fixture(scope="session")
+def torch_disk() -> Path:
+    """The disk with torch; skips where a guest or the disk cannot be made."""
+    try:
+        assets.build()
+        return disk.build()
+    except assets.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
 @pytest.fixture
 def guest(states: Callable[[int], Path]) -> Callable[..., machine.Outcome]:
     """Run one job in the guest of index 0."""
-
-    def run(job: str, limit: float = 150, again: bool = True) -> machine.Outcome:
-        try:
-            return once(job, limit)
-        except machine.GuestDied:
-            if not again:
-                raise
-            return run(job, limit, again=False)
 
     def once(job: str, limit: float) -> machine.Outcome:
         with machine.machine(0, state=states(0)) as host:
             machine.start(host, ". /host/gpus.sh\n" + job, FILES)
             return host.wait(limit)
 
-    return run
+    return lambda job, limit=machine.JOB_S: machine.twice(lambda: once(job, limit))

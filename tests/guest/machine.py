@@ -1,4 +1,4 @@
-"""One emulated host: 16 CPUs in 2 NUMA nodes, a PCIe switch a node, 3D controllers beside network functions.
+"""One emulated host: 16 CPUs in 2 NUMA nodes, PCIe switches, 3D controllers beside network functions; or a smaller one.
 
 A guest boots once a node index; its state is saved after the soft-RoCE devices are up, and every test starts from there,
 so a test may offline CPUs, fill a node or rename a device.
@@ -12,24 +12,44 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from tests.guest import assets
+from tests.guest import assets, disk
 
 #: Boot arguments that save seconds under emulation without changing what is tested.
 APPEND = (
     "console=ttyS0 panic=-1 rdinit=/init quiet mitigations=off nokaslr tsc=reliable "
     "initcall_blacklist=crypto_kdf108_init cryptomgr.notests=1 "
+    # On a busy host ticks come too late for the kernel's test of its timer, and what it tries then hangs.
+    "no_timer_check "
     # Handed to init as environment: Python starts before the kernel has random numbers.
     "PYTHONHASHSEED=0"
 )
-MEMORY_MIB = 1280
-GPUS_PER_NODE = 4
+#: A boot takes 15 s, a job seconds; on a busy machine ten times as long. These are the limits of a hang.
+BOOT_S, JOB_S = 400.0, 600.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is emulated: `cpus` in two sockets and NUMA nodes; a node's pairs of GPU and NIC and its memory; QEMU's CPU model; a disk."""
+
+    cpus: int = 16
+    threads: int = 2
+    pairs: int = 4
+    node_mib: int = 1280
+    cpu: str = "Nehalem"
+    disk: Path | None = None
+
+
+HOST = Shape()
 
 
 @dataclass(frozen=True)
@@ -45,14 +65,14 @@ class GuestError(Exception):
     """The guest did not come up or did not finish; the console's end is in the text."""
 
 
-def _node_devices(node: int, index: int) -> list[str]:
-    """Host bridge -> root port -> switch with GPU and NIC pairs; pair p of NUMA node `node` is rail 4 * node + p."""
+def _node_devices(node: int, index: int, pairs: int) -> list[str]:
+    """Host bridge -> root port -> switch with GPU and NIC pairs; pair p of NUMA node `node` is rail pairs * node + p."""
     bus = 0x20 + 0x40 * node
     options = [f"-device pxb-pcie,id=pxb{node},bus_nr={bus},bus=pcie.0,numa_node={node}"]
-    for pair in range(GPUS_PER_NODE):
+    for pair in range(pairs):
         tag = f"{node}{pair}"
         chassis = 1 + node * 16 + pair
-        rail = node * GPUS_PER_NODE + pair
+        rail = node * pairs + pair
         options += [
             f"-device pcie-root-port,id=rp{tag},bus=pxb{node},chassis={chassis},slot={chassis},addr={pair // 2}.{pair % 2}"
             + (",multifunction=on" if pair % 2 == 0 else ""),
@@ -66,22 +86,26 @@ def _node_devices(node: int, index: int) -> list[str]:
     return options
 
 
-def command_line(folder: Path, index: int, scratch: Path, link: str | None) -> list[str]:
+def command_line(folder: Path, index: int, scratch: Path, link: str | None, shape: Shape = HOST) -> list[str]:
     """QEMU's arguments. `link` is "listen:PATH" or "connect:PATH": a wire between the hubs of two guests."""
-    half = MEMORY_MIB
+    half, cpus = shape.node_mib, shape.cpus
+    smp = f"{cpus},sockets=2,cores={cpus // shape.threads // 2},threads={shape.threads}"
     text = [
-        "qemu-system-x86_64 -accel tcg,thread=multi,tb-size=256 -cpu Nehalem -nodefaults -no-user-config -display none -no-reboot",
-        f"-serial file:{scratch}/console -M q35,hpet=off -m {2 * half} -smp 16,sockets=2,cores=4,threads=2",
+        f"qemu-system-x86_64 -accel tcg,thread=multi,tb-size=256 -cpu {shape.cpu} -nodefaults -no-user-config -display none -no-reboot",
+        f"-serial file:{scratch}/console -M q35,hpet=off -m {2 * half} -smp {smp}",
         f"-kernel {folder}/vmlinux -initrd {folder}/root.cpio",
         f"-fsdev local,id=f0,path={scratch}/share,security_model=none,multidevs=remap -device virtio-9p-pci,fsdev=f0,mount_tag=host",
         f"-chardev socket,id=ctl,path={scratch}/control,server=on,wait=off -device isa-serial,chardev=ctl,index=1",
         f"-qmp unix:{scratch}/qmp,server=on,wait=off -blockdev null-co,node-name=nul,size=1048576,read-zeroes=on",
-        f"-object memory-backend-ram,id=m0,size={half}M -numa node,nodeid=0,memdev=m0,cpus=0-7",
-        f"-object memory-backend-ram,id=m1,size={half}M -numa node,nodeid=1,memdev=m1,cpus=8-15",
+        f"-object memory-backend-ram,id=m0,size={half}M -numa node,nodeid=0,memdev=m0,cpus=0-{cpus // 2 - 1}",
+        f"-object memory-backend-ram,id=m1,size={half}M -numa node,nodeid=1,memdev=m1,cpus={cpus // 2}-{cpus - 1}",
         "-numa dist,src=0,dst=1,val=21 -numa dist,src=1,dst=0,val=21",
-        *_node_devices(0, index),
-        *_node_devices(1, index),
+        *_node_devices(0, index, shape.pairs),
+        *_node_devices(1, index, shape.pairs),
     ]
+    if shape.disk:
+        text.append(f"-blockdev driver=file,node-name=disk,read-only=on,filename={shape.disk}")
+        text.append(f"-device virtio-blk-pci,bus=pcie.0,drive=disk,serial={disk.SERIAL}")
     role, _, path = (link or "listen:" + str(scratch / "wire")).partition(":")
     server = "on" if role == "listen" else "off"
     text.append(f"-netdev stream,id=wire,server={server},addr.type=unix,addr.path={path} -netdev hubport,id=hw,hubid=0,netdev=wire")
@@ -110,7 +134,11 @@ class Machine:
         ]
         return "\n".join(texts)
 
-    def _connect(self, name: str, limit: float = 20) -> socket.socket:
+    def _failure(self, what: str) -> GuestError:
+        """GuestDied where the emulator has ended, else GuestError, with the console's end."""
+        return (GuestError if self.process.poll() is None else GuestDied)(f"{what}: {self.console()}")
+
+    def _connect(self, name: str, limit: float = 60) -> socket.socket:
         end = time.monotonic() + limit
         while True:
             link = socket.socket(socket.AF_UNIX)
@@ -120,10 +148,10 @@ class Machine:
             except OSError:
                 link.close()
                 if time.monotonic() > end or self.process.poll() is not None:
-                    raise GuestError(f"QEMU did not open {name}: {self.console()}") from None
+                    raise self._failure(f"QEMU did not open {name}") from None
                 time.sleep(0.05)
 
-    def qmp(self, command: str, limit: float = 60, **arguments: object) -> dict[str, object]:
+    def qmp(self, command: str, limit: float = BOOT_S, **arguments: object) -> dict[str, object]:
         """One QMP command and its answer, events skipped."""
         if self._qmp is None:
             self._qmp = self._connect("qmp")
@@ -134,7 +162,10 @@ class Machine:
         self._stream.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         self._stream.flush()
         while True:
-            answer = json.loads(self._stream.readline())
+            line = self._stream.readline()
+            if not line:
+                raise GuestDied(f"QEMU hung up during {command}: {self.console()}")
+            answer = json.loads(line)
             if "error" in answer:
                 raise GuestError(f"{command}: {answer['error']}")
             if "return" in answer:
@@ -146,10 +177,10 @@ class Machine:
         self._control.settimeout(limit)
         try:
             byte = self._control.recv(1)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             byte = b""
         if byte != b"R":
-            raise GuestError(f"the guest was not ready within {limit:.0f} s: {self.console()}")
+            raise self._failure(f"no ready byte of the guest within {limit:.0f} s")
 
     def go(self) -> None:
         if self._control is None:
@@ -175,14 +206,14 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def machine(index: int = 0, *, state: Path | None = None, link: str | None = None) -> Iterator[Machine]:
+def machine(index: int = 0, *, state: Path | None = None, link: str | None = None, shape: Shape = HOST) -> Iterator[Machine]:
     """Start QEMU, from a saved state when given; ends it whatever happens."""
     folder = assets.build()
     # Sockets need a short path; the share lies on the state folder's file system, so that large trees can be hard-linked into it.
     scratch = Path(tempfile.mkdtemp(prefix="epbox-guest-"))
     share = Path(tempfile.mkdtemp(prefix="share-", dir=assets.state_folder()))
     (scratch / "share").symlink_to(share)
-    arguments = command_line(folder, index, scratch, link)
+    arguments = command_line(folder, index, scratch, link, shape)
     if state:
         arguments += ["-incoming", f"exec:cat {state}"]
     with open(scratch / "qemu", "wb") as log:
@@ -206,21 +237,26 @@ def saved_state(index: int) -> Path:
     path = assets.state_folder() / f"state-{index}-{key}"
     if path.exists():
         return path
-    try:
-        _boot_and_save(index, path)
-    except GuestError:
-        # Emulators die now and then; a guest that cannot boot fails twice.
-        _boot_and_save(index, path)
+    twice(lambda: _boot_and_save(index, path), GuestError)
     return path
+
+
+def twice(attempt: Callable[[], T], failure: type[GuestError] = GuestDied) -> T:
+    """The attempt's result, tried once more when an emulator died in it: they do now and then. A job that kills its guest does so twice."""
+    try:
+        return attempt()
+    except failure as reason:
+        print(f"once more, for the first try ended so: {reason}", file=sys.stderr)
+        return attempt()
 
 
 def _boot_and_save(index: int, path: Path) -> None:
     with machine(index) as guest:
-        guest.wait_ready(180)
+        guest.wait_ready(BOOT_S)
         guest.qmp("stop")
         partial = path.with_suffix(".partial")
         guest.qmp("migrate", uri=f"exec:cat > {partial}")
-        end = time.monotonic() + 120
+        end = time.monotonic() + BOOT_S
         while (status := guest.qmp("query-migrate").get("status")) != "completed":
             if status == "failed" or time.monotonic() > end:
                 raise GuestError(f"saving the guest's state: {status}")
@@ -239,10 +275,10 @@ def start(guest: Machine, job: str, files: dict[str, Path] | None = None) -> Non
         else:
             shutil.copy(source, share / name)
     (share / "job").write_text(job)
-    end = time.monotonic() + 60
+    end = time.monotonic() + BOOT_S
     while guest.qmp("query-status")["status"] == "inmigrate":
         if time.monotonic() > end:
-            raise GuestError("the saved state was not loaded within 60 s")
+            raise GuestError(f"the saved state was not loaded within {BOOT_S:.0f} s")
         time.sleep(0.05)
     guest.qmp("cont")
     guest.go()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.guest.machine import Outcome
 
-pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(1800)]
 Guest = Callable[..., Outcome]
 
 
@@ -23,7 +23,9 @@ def documents(output: str) -> list[dict[str, dict[str, Any]]]:
 
 def doctor(options: str = "", before: str = "") -> str:
     # An emulated machine on a busy host is far slower than any host of a user.
-    return f"echo '=== json'; {before} python3 -m entrypoints doctor --for deepep-v1 --timeout 60 --format json {options}; echo '=== end'\n"
+    return (
+        f"echo '=== json'; {before} python3 -m entrypoints doctor --for deepep-v1 --timeout 120 --format json {options}; echo '=== end'\n"
+    )
 
 
 def test_soft_roce_is_probed_for_real_and_a_broken_port_is_found(guest: Guest) -> None:
@@ -32,7 +34,6 @@ def test_soft_roce_is_probed_for_real_and_a_broken_port_is_found(guest: Guest) -
     done = guest(
         doctor("--probe") + "ip link set $(cat /sys/class/infiniband/mlx5_3/parent) down\n"
         "ip link set $(cat /sys/class/infiniband/mlx5_5/parent) mtu 600\nsleep 1\n" + doctor("--probe", unprivileged),
-        limit=400,
     )
     whole, broken = documents(done.output)
     expected = [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.guest.machine import Outcome
 
-pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(1800)]
 Guest = Callable[..., Outcome]
 EXEC = "python3 -m entrypoints exec --workload alltoall"
 
@@ -73,7 +73,6 @@ def test_a_full_node_spills_instead_of_failing(guest: Guest) -> None:
         "free=$(awk '/MemFree/ {print int($4 / 1024)}' /sys/devices/system/node/node1/meminfo)\n"
         "dd if=/dev/zero of=/tmp/fill/x bs=1M count=$((free - 60)) 2>/dev/null\n"
         f"LOCAL_RANK=7 LOCAL_WORLD_SIZE=8 {EXEC} -- python3 probe.py 160\n",
-        limit=240,
     )
     ranks = probes(done.output)
     assert done.code == 0 and list(ranks) == [7], done.output
