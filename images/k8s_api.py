@@ -62,7 +62,10 @@ class Cluster:
         query = {"labelSelector": selector, "watch": "true", "timeoutSeconds": str(seconds), "allowWatchBookmarks": "true"}
         query["resourceVersion"] = version
         for line in self._lines(self._core("pods"), "pods", "watch", query, read_seconds=seconds + 30):
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                raise ApiError("the watch broke within an event", status=0, where=self.where) from None
             if event["type"] == "ERROR":
                 status = event["object"]
                 raise ApiError(status.get("message", "the watch ended"), status=status.get("code", 500), where=self.where)
@@ -116,14 +119,17 @@ class Cluster:
         timeout = (_TIMEOUT[0], read_seconds)
         headers = {"Accept": "*/*"}
         response = self._request("GET", path, what, verb, query_params=list(query.items()), header_params=headers, _request_timeout=timeout)
-        rest = b""
+        # A result can be one line of megabytes: its blocks are joined once.
+        begun: list[bytes] = []
         try:
             for block in response.stream(amt=None, decode_content=False):
-                *whole, rest = (rest + block).split(b"\n")
-                for line in whole:
-                    yield line.decode(errors="replace")
-            if rest:
-                yield rest.decode(errors="replace")
+                first, *more = block.split(b"\n")
+                begun.append(first)
+                for each in more:
+                    yield b"".join(begun).decode(errors="replace")
+                    begun = [each]
+            if any(begun):
+                yield b"".join(begun).decode(errors="replace")
         except self._broken() as error:
             raise ApiError(f"the stream of {what} broke: {_short(error)}", status=0, where=self.where) from None
         finally:

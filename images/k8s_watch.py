@@ -109,6 +109,10 @@ class Watch:
                 elif not self._stopped.is_set():
                     self._post(self._once, f"{error}; trying again")
                 self._stopped.wait(self._pace.retry)
+            except Exception as error:
+                # A thread that dies in silence would leave the run waiting for ever.
+                self._post(_raise, error)
+                return
 
     def _listed(self, found: Sequence[Document]) -> None:
         for name in self.pods.keys() - {each["metadata"]["name"] for each in found}:
@@ -157,7 +161,7 @@ class Watch:
         try:
             tell = lambda line: self._line(pod, line)  # noqa: E731
             follow(self._cluster, pod.name, pod.container, tell, self._over[pod.name], self._stopped, self._pace.retry)
-        except ApiError as error:
+        except Exception as error:
             self._post(_raise, error)
         finally:
             self._live.release()

@@ -6,6 +6,7 @@ written down twice. JSON patches (RFC 6902) are taken, since kustomize has no me
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -94,10 +95,10 @@ def _patches(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, 
         operations = list(difference(before, after))
         if operations:
             by_text.setdefault(json.dumps(operations, indent=2) + "\n", []).append(before)
+    all_of = Counter(each["kind"] for each in old)
     result: dict[str, list[Mapping[str, str]]] = {}
     for text, changed in by_text.items():
-        kinds = {each["kind"] for each in changed}
-        whole = {kind for kind in kinds if all(each in changed for each in old if each["kind"] == kind)}
+        whole = {kind for kind, count in Counter(each["kind"] for each in changed).items() if count == all_of[kind]}
         targets: list[Mapping[str, str]] = [{"kind": kind} for kind in sorted(whole)]
         targets += [{"kind": each["kind"], "name": each["metadata"]["name"]} for each in changed if each["kind"] not in whole]
         result[text] = targets

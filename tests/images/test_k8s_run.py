@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 from entrypoints.errors import EngineError, UsageError
@@ -311,6 +312,22 @@ def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: Ku
             call()
         assert caught.value.exit_code == 10
         assert "\n" not in str(caught.value)
+
+
+def test_a_pod_reaches_its_own_cluster_with_its_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kubernetes.config import incluster_config
+
+    for name, text in {"token": "t0ken", "ca.crt": "x", "namespace": "ci\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certifi.where())
+    monkeypatch.setattr(k8s_api, "_OWN_NAMESPACE", tmp_path / "namespace")
+    cluster = k8s_api.connect()
+    assert (cluster.namespace, cluster.where) == ("ci", "cluster in-cluster (https://10.0.0.1:443)")
+    assert k8s_api.connect(namespace="other").namespace == "other"
 
 
 @pytest.mark.parametrize(
