@@ -34,8 +34,8 @@ TUNING_BYTES = re.compile(
     rb"(: \d+ \+ \d+ us, |: |, transmit: [\d.]+ us, notify: [\d.]+ us, BW: )"
     rb"(?:(\d+\.\d+) GB/s \(RDMA\), )?(\d+\.\d+) GB/s \(NVL\)([^\[\n]*)(?:\n|\Z)"
 )
-#: Dates and clocks in a prefix, which make it another one on every line.
-STAMP_BYTES = re.compile(rb"\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
+#: The time in a prefix, which makes it another one on every line.
+STAMP_BYTES = re.compile(rb"(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 TESTING_BYTES = re.compile(
     rb"\[testing\] Running with (FP8|BF16), (with|without) top-k \(async=(True|False), previous=(True|False)\) \.\.\. passed[ \r]*(?:\n|\Z)"
 )

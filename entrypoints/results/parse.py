@@ -30,6 +30,7 @@ class Parser:
         self._current: Collector | None = None
         self._torn: dict[str, str] = {}
         self._writers: dict[bytes, str] = {}
+        self._stamps: dict[int, tuple[int, int]] = {}
         self._entries = self._sweeps = 0
         self._held: list[tuple[LowLatencyRun, list[str]]] = []
 
@@ -44,7 +45,7 @@ class Parser:
             return
         writer, text = split_writer(clean(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw))
         if isinstance(raw, bytes) and text.startswith("[t") and len(self._writers) < 10_000:
-            self._writers[formats.STAMP_BYTES.sub(b"", raw[: raw.find(b"[t")])] = writer
+            self._remember(raw[: raw.find(b"[t")], writer)
         if alltoall.MARK in text:
             self._alltoall(number, text)
             return
@@ -82,9 +83,20 @@ class Parser:
         writer = self._writer_of(prefix) if prefix else ""
         return (start, 0) if writer is None else current.feed_bytes(writer, prefix, block, start)
 
+    def _remember(self, prefix: bytes, writer: str) -> None:
+        """Who writes with this prefix; one time in it is cut out, and where it stood is known by the prefix's length."""
+        stamps = list(formats.STAMP_BYTES.finditer(prefix))
+        span = stamps[0].span() if len(stamps) == 1 else (0, 0)
+        if self._stamps.setdefault(len(prefix), span) != span:
+            self._stamps[len(prefix)] = (0, 0)  # prefixes of one length that differ: none is cut
+        self._writers[self._without_stamp(prefix)] = writer
+
+    def _without_stamp(self, prefix: bytes) -> bytes:
+        start, end = self._stamps.get(len(prefix), (0, 0))
+        return prefix[:start] + prefix[end:] if end else prefix
+
     def _writer_of(self, prefix: bytes) -> str | None:
-        writer = self._writers.get(prefix)
-        return self._writers.get(formats.STAMP_BYTES.sub(b"", prefix)) if writer is None and b":" in prefix else writer
+        return self._writers.get(self._without_stamp(prefix))
 
     def _alltoall(self, number: int, text: str) -> None:
         """EPBox's own workload tells its whole result in one line."""
