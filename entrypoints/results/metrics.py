@@ -9,6 +9,10 @@ from typing import Any
 Metric = tuple[str, str]
 
 
+#: Arms of bench that are bound as the plan says: their figures are those of a run without arms.
+PLANNED = (None, "", "nic+cpu+mem", "baseline")
+
+
 def metrics(run: Mapping[str, Any]) -> dict[Metric, float]:
     """The figures of one run. Several copies (nodes that print the same) and all ranks of low latency give their median."""
     found: dict[Metric, list[float]] = defaultdict(list)
@@ -40,7 +44,8 @@ def shape_key(run: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """What has to be equal for two runs to be compared; unknown values are left out."""
     shape = run.get("shape") or {}
     names = ("nodes", "ranks", "num_tokens", "hidden", "num_topk", "num_experts")
-    return tuple((name, shape[name]) for name in names if shape.get(name) is not None)
+    sizes = tuple((name, shape[name]) for name in names if shape.get(name) is not None)
+    return sizes if run.get("arm") in PLANNED else (*sizes, ("arm", run["arm"]))
 
 
 def grouped(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, tuple[tuple[str, Any], ...]], list[Mapping[str, Any]]]:

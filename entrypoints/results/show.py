@@ -78,7 +78,7 @@ def document_text(document: Mapping[str, Any], render: Renderer) -> str:
     if len(runs) > 1:
         rows = [
             (
-                item["test"],
+                item["test"] + (f", {item['shape']['arm']}" if "arm" in item["shape"] else ""),
                 item["metric"],
                 item["runs"],
                 _number(item["median"]),
@@ -138,7 +138,7 @@ def _percent(value: Any) -> str:
 def comparison_text(rows: Sequence[Mapping[str, Any]], render: Renderer) -> str:
     cells = [
         (
-            row["test"],
+            row["test"] + (f", {row['shape']['arm']}" if "arm" in row["shape"] else ""),
             row["metric"],
             f"{row['a']:.2f}",
             f"{row['b']:.2f}",

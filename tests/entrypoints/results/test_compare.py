@@ -180,3 +180,17 @@ def test_a_figure_above_line_rate_is_explained_without_being_asked(tmp_path: Pat
     assert "1 of 2 leaves the node" in capsys.readouterr().out
     assert main(["results", str(log), "--nodes", "2", "--port-gbps", "400"]) == 0
     assert "may be above" not in capsys.readouterr().out
+
+
+def test_arms_of_an_ablation_are_not_runs_of_one_thing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = parse_lines(best())
+    arms = ["none", "nic+cpu+mem", "none", "nic+cpu+mem"]
+    document = {"schema": "epbox.result/1", "shape": {"nodes": 2, "ranks_per_node": 8}, "runs": [{**run, "arm": arm} for arm in arms]}
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    assert main(["results", str(tmp_path), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["summary"]
+    assert {(row["shape"].get("arm"), row["runs"]) for row in rows} == {("none", 2), (None, 2)}
+    other = tmp_path / "plain.json"
+    other.write_text(json.dumps({**document, "runs": [run]}))
+    assert main(["results", "--compare", str(tmp_path), str(other)]) == 0
+    assert "none" not in capsys.readouterr().out, "the whole binding is what a plain run has"
