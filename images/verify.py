@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,8 +60,11 @@ def verify_recipe(
         for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
             say(f"build {number} of 2" + (f", with other {', '.join(variation())}" if number == 2 else ""))
-            _build(what, tag, where, copy, identity, [absolute(word) for word in source], varied=number == 2)
-            layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
+            try:
+                _build(what, tag, where, copy, identity, [absolute(word) for word in source], varied=number == 2)
+                layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
+            finally:
+                _remove(where, tag)
             say(f"build {number}: {layouts[-1].digest}")
         difference = compare.first_difference(*layouts)
         if difference:
@@ -70,10 +74,15 @@ def verify_recipe(
             raise WrongNumbers(f"{pair} differ: {difference.what}", where=place, hint=f"engine {where.version}")
         if keep:
             shutil.copyfile(layouts[0].path, keep)
-    for number in copies:
-        where.client().images.remove(f"epbox-verify:{name}-{number}", force=True)
     kind = f"Docker {where.version}" + (" (private engine)" if where.private else "")
     return Verdict(name, "L2", layouts[0].digest, kind, lock.digest(lock.load(what)), image)
+
+
+def _remove(where: engine.Engine, tag: str) -> None:
+    import docker
+
+    with suppress(docker.errors.ImageNotFound):
+        where.client().images.remove(tag, force=True)
 
 
 def absolute(word: str) -> str:

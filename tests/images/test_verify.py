@@ -17,6 +17,9 @@ ENGINE = engine.Engine("unix:///nowhere", True, "20.10")
 LABELS = {"org.opencontainers.image.revision": "abc", "org.opencontainers.image.created": "2026-01-02T00:00:00Z"}
 
 
+REMOVED: list[str] = []
+
+
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> Any:
     """An engine whose builds hold these contents; what each build was told is returned."""
@@ -24,11 +27,10 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(*contents: bytes) -> list[tuple[Any, ...]]:
         told: list[tuple[Any, ...]] = []
         rest = iter(contents)
+        REMOVED.clear()
 
         class Client:
-            images = type(
-                "", (), {"remove": staticmethod(lambda name, force: None), "get": staticmethod(lambda name: SimpleNamespace(labels=LABELS))}
-            )
+            images = SimpleNamespace(remove=lambda name, force: REMOVED.append(name), get=lambda name: SimpleNamespace(labels=LABELS))
 
         monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
         monkeypatch.setattr(engine.Engine, "client", lambda self: Client())
@@ -52,6 +54,7 @@ def test_two_builds_that_differ_name_the_file(builds: Any, capsys: pytest.Captur
     with pytest.raises(WrongNumbers, match="layer 0, /etc/x: two builds of cpu differ: content differs"):
         verify.verify_recipe("cpu")
     assert "-same" in capsys.readouterr().err
+    assert REMOVED == ["epbox-verify:cpu-1", "epbox-verify:cpu-2"], "nothing stays in the engine"
 
 
 def test_an_image_is_compared_with_one_new_build_of_its_own_commit_and_time(builds: Any, capsys: pytest.CaptureFixture[str]) -> None:
