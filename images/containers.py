@@ -60,6 +60,11 @@ def _count(gpus: str) -> int:
     return int(gpus) if gpus.isdigit() else gpus.count(",") + 1
 
 
+def _knows_master(options: ContainerOptions) -> bool:
+    """One node alone meets nobody."""
+    return bool(options.hosts) or options.nodes == 1
+
+
 def rdma(options: ContainerOptions) -> bool:
     """DeepEP over nodes needs the fabric; without GPUs there is only TCP."""
     return options.rdma and options.gpus != "none"
@@ -95,7 +100,7 @@ def commands(options: ContainerOptions) -> str:
     lines = []
     for node in range(options.nodes):
         where = f" on {options.hosts[node]}" if options.hosts else ""
-        master = [] if options.hosts else ['-e MASTER_ADDR="${MASTER_ADDR:?address of the host of node 0}"']
+        master = [] if _knows_master(options) else ['-e MASTER_ADDR="${MASTER_ADDR:?address of the host of node 0}"']
         # Made before docker makes it, which would leave it to root.
         parts = [
             f"mkdir -p {options.out} && docker run --rm --name {options.name}-node{node}",
@@ -119,7 +124,7 @@ def compose(options: ContainerOptions) -> str:
         "restart": "no",
         "stop_grace_period": "20s",
     }
-    if not options.hosts:
+    if not _knows_master(options):
         shared["environment"] = {"MASTER_ADDR": "${MASTER_ADDR:?address of the host of node 0}"}
     for flag in flags(options):
         _add(shared, *flag)
@@ -162,8 +167,8 @@ def render(options: ContainerOptions) -> str:
 
 def notes(options: ContainerOptions) -> tuple[str, ...]:
     """What a person should know, one line each."""
-    lines = [] if options.hosts else ["export MASTER_ADDR, the address of node 0's host, on every host before the command"]
-    if options.format == "commands":
+    lines = [] if _knows_master(options) else ["export MASTER_ADDR, the address of node 0's host, on every host before the command"]
+    if options.format == "commands" and options.nodes > 1:
         lines.append("one command a host, all within the two minutes that nodes wait for each other (--join-timeout)")
     lines.append("result.json is on the host of node 0, each rank's log on its own host")
     return tuple(lines)

@@ -136,12 +136,16 @@ def node_program(cpu: builder.Image, slurm: Slurm) -> str:  # noqa: F811
     return str(path)
 
 
-def rank_processes(mark: str = "SLURM_JOB_ID") -> list[psutil.Process]:
-    """Ranks with a variable of their scheduler; containers hide nothing from the machine they run on."""
+def rank_processes(**mark: str) -> list[psutil.Process]:
+    """Ranks that have these variables; containers hide nothing from the machine they run on."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ", "status"]):
         words, environ = process.info["cmdline"] or [], process.info["environ"] or {}
-        if mark in environ and any("alltoall_rank" in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if (
+            mark.items() <= environ.items()
+            and any("alltoall_rank" in word for word in words)
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
             found.append(process)
     return found
 
@@ -165,6 +169,6 @@ def start_job(slurm: Slurm) -> Iterator[Callable[[str], str]]:
         slurm.run("scancel", number)
         slurm.end(number)
     until = time.monotonic() + 30
-    while rank_processes() and time.monotonic() < until:
+    while rank_processes(SLURM_SUBMIT_DIR=str(slurm.home)) and time.monotonic() < until:
         time.sleep(0.5)
-    assert not rank_processes(), "ranks outlived their job"
+    assert not rank_processes(SLURM_SUBMIT_DIR=str(slurm.home)), "ranks outlived their job"

@@ -55,8 +55,7 @@ def test_a_node_that_is_not_fit_stops_the_job_before_any_rank(slurm: Slurm, node
 def test_a_rank_that_dies_ends_both_nodes_with_its_code(slurm: Slurm, node_program: str, start_job: Start, cpu: builder.Image) -> None:
     number = start_job(render(replace(OPTIONS, program=node_program, arguments=LONG, gate=False)))
     # RANK counts nodes, as in DeepEP's tests: global rank 3 is local rank 1 of node 1.
-    place = {"RANK": "1", "EPBOX_LOCAL_RANK": "1"}
-    victim = next(each for each in rank_processes() if place.items() <= each.environ().items())
+    (victim,) = rank_processes(RANK="1", EPBOX_LOCAL_RANK="1", SLURM_JOB_ID=number, SLURM_SUBMIT_DIR=str(slurm.home))
     victim.send_signal(signal.SIGSEGV)
     died = time.monotonic()
     job = slurm.end(number)

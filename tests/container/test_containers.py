@@ -12,15 +12,16 @@ import pytest
 
 from images import build as builder
 from images.containers import ContainerOptions, render
+from tests.helpers.bench_process import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 SHORT = ("--ranks", "2", "--quiet", "--num-tokens", "64", "--repeats", "3")
-OPTIONS = ContainerOptions(gpus="none", workload="alltoall", arguments=SHORT, allow_tag=True, master_port=8521)
+OPTIONS = ContainerOptions(gpus="none", workload="alltoall", arguments=SHORT, allow_tag=True)
 
 
 def start(cpu: builder.Image, folder: Path, options: ContainerOptions) -> list["subprocess.Popen[str]"]:
     """Each node's command in a shell of its own, as on hosts of their own."""
-    text = render(replace(options, image="epbox-test:cpu"))
+    text = render(replace(options, image="epbox-test:cpu", master_port=free_port()))
     environ = {**os.environ, "DOCKER_HOST": cpu.engine.url, "MASTER_ADDR": "127.0.0.1"}
     return [
         subprocess.Popen(

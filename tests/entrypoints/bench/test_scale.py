@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,10 @@ from entrypoints.launch.agreement import check_agreement
 from entrypoints.report import markdown, page
 from entrypoints.report.load import load
 from tests.helpers import large_run
+from tests.helpers.bench_process import free_port
 
 #: Ten times the nodes may take this many times as long: linear is 10, quadratic 100.
 MOST = 40
-
-
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(65000, int(probe.getsockname()[1]))
 
 
 def cpu(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -35,9 +29,9 @@ def cpu(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def test_records_are_gathered_over_real_connections() -> None:
     start = time.process_time()
-    few, small = large_run.gather(50, port())
+    few, small = large_run.gather(50, free_port())
     middle = time.process_time()
-    many, large = large_run.gather(500, port())
+    many, large = large_run.gather(500, free_port())
     end = time.process_time()
     assert [node["node_rank"] for node in many] == list(range(500)) and len(few) == 50
     assert many[499]["ranks"][7]["rank"] == 3999
