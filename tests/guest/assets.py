@@ -12,7 +12,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -26,6 +26,8 @@ MODULES = (
     *("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "9pnet_virtio", "9p"),
     *("e1000e", "ib_uverbs", "rdma_ucm", "crc32_generic", "rdma_rxe"),
 )
+#: Tools, and the packages that have them.
+TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap"}
 LEFT_OUT = (
     "usr/share/doc/",
     "usr/share/man/",
@@ -47,18 +49,21 @@ def state_folder() -> Path:
     return Path(os.environ.get("EPBOX_STATE", HERE.parent.parent / ".state")) / "guest"
 
 
-def require_tools() -> None:
-    """Install QEMU and mmdebstrap as root on Debian or Ubuntu; else say what is missing."""
-    missing = [name for name in ("qemu-system-x86_64", "mmdebstrap") if not shutil.which(name)]
-    if not missing:
-        return
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+def find_tool(name: str) -> str | None:
+    """Its path; system tools lie in folders that are not on everyone's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+def require_tools(packages: Mapping[str, str] = TOOLS) -> None:
+    """Have these tools, by the package that has them: installed as root on Debian or Ubuntu; else Unavailable says what is missing."""
+    missing = {package: tool for tool, package in packages.items() if not find_tool(tool)}
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "qemu-system-x86", "mmdebstrap"]
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
         subprocess.run(command, check=False, capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-        missing = [name for name in missing if not shutil.which(name)]
+        missing = {package: tool for package, tool in missing.items() if not find_tool(tool)}
     if missing:
-        raise Unavailable(f"no {' and no '.join(missing)} here: install qemu-system-x86 and mmdebstrap")
+        raise Unavailable(f"no {' and no '.join(missing.values())} here: install {' and '.join(missing)}")
 
 
 def run_tool(command: list[str], cwd: Path) -> str:

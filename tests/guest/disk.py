@@ -3,12 +3,11 @@
 A disk, not a part of the initramfs: a guest reads of its 600 MiB only what an import touches, and two guests share one file.
 """
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from tests.guest.assets import Unavailable, once, run_tool
+from tests.guest.assets import find_tool, once, require_tools, run_tool
 
 #: The first suite whose torch has a store without libuv (TCPStore's use_libuv, 2.4).
 SUITE = "trixie"
@@ -39,20 +38,17 @@ LINKS = {
 EMPTIED = ("usr/lib/python3/dist-packages/torch/_meta_registrations.py",)
 #: Where the guest's own file systems are bound.
 MOUNTS = ("proc", "sys", "dev", "host", "tmp", "run")
-#: In a folder that is not on everyone's PATH.
-MKE2FS = shutil.which("mke2fs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 #: All that a rank imports: run once while the disk is made, which proves it whole and leaves the byte code of just these modules.
 IMPORTS = "import torch, torch.distributed, psutil, argparse, json; assert torch.distributed.is_gloo_available()"
 
 
 def build() -> Path:
     """The ext4 image, made when absent. Raises Unavailable."""
-    if not MKE2FS:
-        raise Unavailable("no mke2fs here to make the guest's disk with: install e2fsprogs")
     return once("torch", repr((PACKAGES, SUITE, LEFT_OUT, LINKS, EMPTIED, MOUNTS, IMPORTS)), _disk) / "disk"
 
 
 def _disk(folder: Path) -> None:
+    require_tools({"mke2fs": "e2fsprogs", "mmdebstrap": "mmdebstrap"})
     root = folder / "root"
     # Extracted, not installed: without maintainer scripts it takes a third of the time.
     run_tool(["mmdebstrap", "--quiet", "--variant=extract", f"--include={PACKAGES}", SUITE, "root.tar"], folder)
@@ -75,5 +71,8 @@ def _disk(folder: Path) -> None:
     size = int(run_tool(["du", "-sm", "root"], folder).split()[0])
     # No journal and no checksums: it is never written again, and the guest needs fewer modules.
     features = "^has_journal,^metadata_csum,^resize_inode"
-    run_tool([str(MKE2FS), "-q", "-t", "ext4", "-O", features, "-m", "0", "-d", "root", "disk", f"{size + size // 10 + 64}M"], folder)
+    run_tool(
+        [str(find_tool("mke2fs")), "-q", "-t", "ext4", "-O", features, "-m", "0", "-d", "root", "disk", f"{size + size // 10 + 64}M"],
+        folder,
+    )
     shutil.rmtree(root)
