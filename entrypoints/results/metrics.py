@@ -1,7 +1,7 @@
 """One figure a measured thing: what a run's numbers are called, so that runs, references and history can be set side by side."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,11 @@ def label(metric: Metric) -> str:
     operation, _, dtype = name.partition("/")
     unit = {"us": "us", "total": "GB/s", "rdma": "GB/s (RDMA)", "nvl": "GB/s (NVL)"}[direction]
     return f"{operation}{f' {dtype.upper()}' if dtype else ''}, {unit}"
+
+
+def on_plan(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that a threshold is for: not a baseline's, and of an ablation those of the whole plan; all where there are no others."""
+    return [run for run in runs if run.get("arm") in PLANNED and run.get("arm") != "baseline"] or list(runs)
 
 
 def shape_key(run: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

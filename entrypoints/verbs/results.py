@@ -91,10 +91,11 @@ def _document(args: argparse.Namespace) -> dict[str, Any]:
 
 def _gate(args: argparse.Namespace, document: dict[str, Any]) -> None:
     """Raise BelowThreshold (exit 7) for the first threshold that is not reached; a gate without anything to measure is a usage error."""
-    from entrypoints.results.metrics import metrics
+    from entrypoints.results.metrics import metrics, on_plan
 
+    judged = on_plan(document["runs"])
     if args.require_complete:
-        for run in document["runs"]:
+        for run in judged:
             if not run.get("complete"):
                 raise BelowThreshold(f"{run['test']} is not complete: {'; '.join(run.get('missing', []))}", where=run.get("source"))
     if args.min_ratio is not None:
@@ -122,7 +123,7 @@ def _gate(args: argparse.Namespace, document: dict[str, Any]) -> None:
         except ValueError:
             raise UsageError(f"--min-gbps {asked}: no number", hint="for example 40 or combine=45") from None
         measured = 0
-        for run in document["runs"]:
+        for run in judged:
             found = metrics(run)
             between = any(direction == "rdma" for _, direction in found)
             for (operation, direction), value in found.items():

@@ -194,3 +194,17 @@ def test_arms_of_an_ablation_are_not_runs_of_one_thing(tmp_path: Path, capsys: p
     other.write_text(json.dumps({**document, "runs": [run]}))
     assert main(["results", "--compare", str(tmp_path), str(other)]) == 0
     assert "none" not in capsys.readouterr().out, "the whole binding is what a plain run has"
+
+
+def test_a_threshold_is_not_for_the_baseline_or_an_unbound_arm(tmp_path: Path) -> None:
+    (run,) = parse_lines(best())
+    slow = {**run, "best": [{**item, "rdma_gbps": 1.0, "nvl_gbps": 3.0} for item in run["best"]]}
+    runs = [run, {**slow, "test": "alltoall", "arm": "baseline"}, {**slow, "arm": "none"}]
+    (tmp_path / "result.json").write_text(
+        json.dumps({"schema": "epbox.result/1", "shape": {"nodes": 2, "ranks_per_node": 8}, "runs": runs})
+    )
+    assert main(["results", str(tmp_path), "--min-gbps", "40"]) == 0
+    (tmp_path / "result.json").write_text(
+        json.dumps({"schema": "epbox.result/1", "shape": {"nodes": 2, "ranks_per_node": 8}, "runs": runs[1:2]})
+    )
+    assert main(["results", str(tmp_path), "--min-gbps", "40"]) == 7
