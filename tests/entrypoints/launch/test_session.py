@@ -15,6 +15,7 @@ from entrypoints.launch import session as session_module
 from entrypoints.launch.rendezvous import Rendezvous, Session, exchange
 from entrypoints.launch.wire import Wire, WireClosed
 from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, marked, wait_for
+from tests.helpers.patience import busy
 
 Value = dict[str, Any]
 
@@ -238,9 +239,10 @@ def test_a_rank_that_dies_on_one_node_is_named_on_all(supervised: Supervised, po
 
 def test_a_node_is_not_hung_while_another_one_prints(supervised: Supervised, port: int) -> None:
     """Only one rank of all prints in many programs; node 2 hears of node 1 over node 0."""
-    speaks = "import time\nfor _ in range(14): print('step'); time.sleep(0.5)"
-    silent = "import time; time.sleep(7)"
-    runs = fleet(supervised, port, [silent, speaks, silent], timeout_s=4.0)
+    silence = busy(2)
+    speaks = f"import time\nfor _ in range({3 * silence:.0f}): print('step'); time.sleep(0.5)"
+    silent = f"import time; time.sleep({1.5 * silence})"
+    runs = fleet(supervised, port, [silent, speaks, silent], timeout_s=silence)
     outcomes = [json.loads(run.communicate(timeout=2 * SOON_S)[0]) for run in runs]
     assert [each["exit_code"] for each in outcomes] == [0, 0, 0], outcomes
 
@@ -276,3 +278,39 @@ def test_closing_with_unread_data_does_not_reset_the_other_side() -> None:
     ours.close()
     assert theirs.recv(1) == b""  # an orderly end, no ECONNRESET
     theirs.close()
+
+
+def test_a_digest_reaches_every_node_in_place_of_all_objects(pool: ThreadPoolExecutor, port: int) -> None:
+    seen: list[Value] = []
+
+    def digest(values: list[Value]) -> Value:
+        seen.extend(values)
+        return {"sum": sum(value["n"] for value in values)}
+
+    sessions = pair(pool, port)
+    futures = [pool.submit(each.gather, {"n": 10 + i}, SOON_S, digest) for i, each in enumerate(sessions)]
+    assert [future.result() for future in futures] == [{"sum": 21}] * 2
+    assert seen == [{"n": 10}, {"n": 11}], "made once, by node 0"
+    assert Session(node(0, 1, port)).gather({"n": 5}, 0.1, digest) == {"sum": 5}
+    for each in sessions:
+        each.close()
+
+
+def test_other_nodes_wait_for_the_end_of_node_0_and_not_longer(pool: ThreadPoolExecutor, port: int) -> None:
+    first, second = pair(pool, port)
+    waiting = pool.submit(second.outlast_node_0, SOON_S)
+    first.beat()
+    time.sleep(0.3)
+    assert not waiting.done(), "a beat is no end"
+    first.close()
+    waiting.result(5)
+    # Node 0 itself, and a node that has lost it, have nobody to wait for; a node 0 that hangs is not waited for for ever.
+    started = time.monotonic()
+    first.outlast_node_0(60)
+    second.close()
+    second.outlast_node_0(60)
+    assert time.monotonic() - started < 5
+    first, second = pair(pool, port + 2)
+    second.outlast_node_0(0.3)
+    first.close()
+    second.close()
