@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.patience import busy
+
 ROOT = Path(__file__).parents[3]
 MARK = "EPBOX_TEST_MARK"
-#: "Soon", on a machine that may be busy with ten times more work than it has CPUs; what must not be waited for takes far longer.
+#: "Soon" on a machine that may be busy; what must not be waited for takes far longer.
 SOON_S = 30.0
 #: How long ranks of the tests would go on if nobody ended them.
 LONG_S = 300
@@ -102,7 +104,7 @@ class Supervised:
 
     def finish(self, process: "subprocess.Popen[str]", bound_s: float = 2 * SOON_S, begun: float | None = None) -> Result:
         begun = time.monotonic() if begun is None else begun
-        stdout, stderr = process.communicate(timeout=bound_s)
+        stdout, stderr = process.communicate(timeout=busy(bound_s / 2))
         seconds = time.monotonic() - begun
         assert marked(self.mark) == [], "processes of the run are left"
         last = stdout.strip().rpartition("\n")[2]
@@ -119,7 +121,7 @@ class Supervised:
 
 
 def wait_for(condition: Any, bound_s: float = SOON_S) -> None:
-    deadline = time.monotonic() + bound_s
+    deadline = time.monotonic() + busy(bound_s / 2)
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
