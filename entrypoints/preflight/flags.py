@@ -85,7 +85,7 @@ def _shm_small(host: Host) -> bool:
 
 
 def run_flags(rdma: bool, gpus: str = "all") -> tuple[Flag, ...]:
-    """What `docker run` needs for a workload over RDMA or without: advice here and rendered commands are one list. Nothing is privileged."""
+    """What `docker run` needs for a workload, over RDMA or without: one list for advice and rendered commands. Nothing is privileged."""
     device = [Flag(f"--gpus {gpus}", "GPUs")] if gpus != "none" else []
     fabric = [
         Flag("--device=/dev/infiniband", "verbs devices of the HCAs"),
@@ -94,7 +94,7 @@ def run_flags(rdma: bool, gpus: str = "all") -> tuple[Flag, ...]:
         Flag("--cap-add IPC_LOCK", "RDMA pins memory"),
     ]
     every = [Flag("--cap-add SYS_NICE", "opens the memory policy calls"), Flag("--ipc=host", "64 MiB of /dev/shm are too few for 8 ranks")]
-    return tuple([*device, *(fabric if rdma else ()), *every])
+    return (*device, *(fabric if rdma else ()), *every)
 
 
 def docker_run(host: Host) -> str:
