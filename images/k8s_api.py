@@ -35,8 +35,9 @@ class Cluster:
         self._plurals: dict[tuple[str, str], str] = {}
 
     def create(self, document: Document) -> Document:
-        """Make an object; the server's version of it. Raises ApiError."""
-        return self._json("POST", self.path(document), f"{document['kind']} {document['metadata'].get('name', '')}", body=document)
+        """Make an object; the server's version of it. Raises ApiError, also for a field that the server does not know (from 1.25 on)."""
+        what = f"{document['kind']} {document['metadata'].get('name', '')}"
+        return self._json("POST", self.path(document), what, body=document, query={"fieldValidation": "Strict"})
 
     def get(self, made: Document) -> Document:
         return self._json("GET", f"{self.path(made)}/{made['metadata']['name']}", f"{made['kind']} {made['metadata']['name']}")

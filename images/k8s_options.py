@@ -59,6 +59,7 @@ class ManifestOptions:
     exclusive_topology: str | None = option(None, "jobset and lws: node label whose value the job has for itself")
     ttl_seconds: int = option(86400, "how long a finished job is kept")
     deadline_seconds: int = option(3600, "the cluster ends the job after this")
+    join_seconds: int = option(900, "how long nodes wait for each other, image pulls included")
     master_port: int = option(8361, "port of the rendezvous; the next one is used too")
     gate: bool = option(True, "an init container runs doctor first")
     allow_tag: bool = option(False, "accept an image without a digest")
@@ -129,7 +130,8 @@ def check(options: ManifestOptions) -> None:
         if not QUANTITY.fullmatch(quantity):
             raise UsageError(f"{quantity!r} is no quantity", where=what, hint="for example 64Gi")
     limits = (("--gpus", options.gpus, 0), ("--cpus", options.cpus, 1), ("--ttl-seconds", options.ttl_seconds, 0))
-    for what, number, low in (*limits, ("--deadline-seconds", options.deadline_seconds, 1)):
+    waits = (("--deadline-seconds", options.deadline_seconds, 1), ("--join-seconds", options.join_seconds, 1))
+    for what, number, low in (*limits, *waits):
         if number < low:
             raise UsageError(f"{number} is too small", where=what, hint=f"at least {low}")
     if not 1 <= options.master_port <= 65534:

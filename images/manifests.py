@@ -30,13 +30,14 @@ def context(options: ManifestOptions) -> dict[str, Any]:
     capabilities = ["IPC_LOCK"] if options.seccomp == "localhost" else ["IPC_LOCK", "SYS_NICE"]
     # A claim outlives the job: its runs get folders by name, and the index.jsonl beside them.
     out = f"/results/{options.name}" if options.pvc else "/results"
+    fixed = ["--format", "jsonl", "--out", out, "--join-timeout", str(options.join_seconds)]
     return {
         "o": options,
         "platform": platform,
         "limits": limits,
         "host_network": host_network,
         "capabilities": capabilities,
-        "bench": ["bench", "--workload", options.workload, "--format", "jsonl", "--out", out, *options.arguments],
+        "bench": ["bench", "--workload", options.workload, *fixed, *options.arguments],
         "doctor": ["doctor", "--for", options.workload],
         "env": {"MASTER_PORT": str(options.master_port), **platform.env},
         "labels": {"app.kubernetes.io/name": "epbox", "app.kubernetes.io/instance": options.name},

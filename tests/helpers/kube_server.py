@@ -318,6 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
         if namespace not in ("bench", "default"):
             return self._refuse(404, f'namespaces "{namespace}" not found')
         if method == "POST":
+            assert query["fieldValidation"] == "Strict"
             return self._create(group, plural, body)
         if names[1:] == ["log"]:
             return self._send_log(names[0], query)

@@ -154,6 +154,7 @@ def test_a_thousand_nodes_render_in_a_moment(kind: str) -> None:
         ({"hugepages": "many"}, "no quantity"),
         ({"cpus": 0}, "too small"),
         ({"deadline_seconds": 0}, "too small"),
+        ({"join_seconds": 0}, "too small"),
         ({"master_port": 65535}, "no port"),
         ({"rdma_resource": "rdma/ib"}, "NAME=COUNT"),
         ({"rdma_resource": "rdma/ib=0"}, "NAME=COUNT"),
