@@ -2,8 +2,9 @@
 
     .venv/bin/python tests/benchmarks/bench_launch.py [--repeats 7] [--torchrun PATH] [--format json]
 
-All contenders take turns, so that a busy machine disturbs all alike; the median of each is compared. The bounds are
-8 ranks <= 1.5 x the shell loop and <= 0.25 x torchrun, and 64 ranks growing no faster than in proportion. Exit 7 above a bound.
+All contenders take turns, and the fastest turn of each is compared: what else a machine does only ever adds to a launch, so the
+minimum is what a launch costs. The bounds are 8 ranks <= 1.5 x the shell loop and <= 0.25 x torchrun, and 64 ranks growing no
+faster than in proportion. Exit 7 above a bound.
 """
 
 import argparse
@@ -76,20 +77,20 @@ def main() -> int:
         for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "SLURM_LOCALID"):
             environ.pop(name, None)
         seconds = measure(contenders, args.repeats, environ)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    best = {name: min(values) for name, values in seconds.items()}
     ratios = {
-        "epbox 8 / shell loop 8": (medians["epbox 8"] / medians["shell loop 8"], SHELL_BOUND),
-        "epbox 64 / (8 x epbox 8)": (medians["epbox 64"] / (8 * medians["epbox 8"]), LINEAR_BOUND),
+        "epbox 8 / shell loop 8": (best["epbox 8"] / best["shell loop 8"], SHELL_BOUND),
+        "epbox 64 / (8 x epbox 8)": (best["epbox 64"] / (8 * best["epbox 8"]), LINEAR_BOUND),
     }
     if args.torchrun:
-        ratios["epbox 8 / torchrun 8"] = (medians["epbox 8"] / medians["torchrun 8"], TORCHRUN_BOUND)
+        ratios["epbox 8 / torchrun 8"] = (best["epbox 8"] / best["torchrun 8"], TORCHRUN_BOUND)
     missed = [name for name, (ratio, bound) in ratios.items() if ratio > bound]
     if args.format == "json":
-        found = {"seconds": seconds, "medians": medians, "ratios": {name: {"ratio": r, "bound": b} for name, (r, b) in ratios.items()}}
+        found = {"seconds": seconds, "best": best, "ratios": {name: {"ratio": r, "bound": b} for name, (r, b) in ratios.items()}}
         print(json.dumps(found, indent=2))
     else:
         for name, values in seconds.items():
-            print(f"{name:16} median {medians[name]:7.3f} s   min {min(values):7.3f} s   max {max(values):7.3f} s")
+            print(f"{name:16} min {best[name]:7.3f} s   median {statistics.median(values):7.3f} s   max {max(values):7.3f} s")
         for name, (ratio, bound) in ratios.items():
             print(f"{name:26} {ratio:6.2f}  (bound {bound:g}) {'MISSED' if name in missed else 'ok'}")
         if not args.torchrun:
