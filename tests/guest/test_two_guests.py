@@ -90,7 +90,8 @@ def test_alltoall_over_two_guests(torch_disk: Path) -> None:
     assert correctness["passed"] and correctness["cases"] == 8 and correctness["combined_tokens_checked"] == 4 * 32 * 11
     best = {(row["op"], row["dtype"]): row for row in result["runs"][0]["best"]}
     assert correctness["received_tokens_checked"] == 10 * 4 * best["dispatch", "bf16"]["bytes"]["nvl"] // (256 * 2)
-    assert all(row["rdma_gbps"] > 0 and row["us"]["repeats"] == REPEATS for row in best.values()) and len(best) == 3
+    # No bandwidth: rounded to 0.1 MB/s it may be 0 in an emulator on a busy host.
+    assert all(row["us"]["min"] > 0 and row["us"]["repeats"] == REPEATS for row in best.values()) and len(best) == 3
     assert [(node["node_rank"], node["hostname"]) for node in result["nodes"]] == [(0, "guest0"), (1, "guest1")]
     for node in result["nodes"]:
         assert node["placement"] == {"text": "2 of 2 ranks on plan", "ok": True, "deviations": []}
