@@ -118,11 +118,17 @@ def _row(key: Key, ones: Sequence[float], twos: Sequence[float]) -> dict[str, An
         "op": op,
         "dtype": dtype,
         "direction": direction,
-        "value": round(one, 4),
-        "baseline": round(two, 4),
-        "ratio": round(ratio(one, two), 4),
-        "ratio_min": round(min(pairs), 4),
-        "ratio_max": round(max(pairs), 4),
+        # Six digits, not four places: on a slow host bandwidths are thousandths.
+        **{
+            name: float(f"{figure:.6g}")
+            for name, figure in (
+                ("value", one),
+                ("baseline", two),
+                ("ratio", ratio(one, two)),
+                ("ratio_min", min(pairs)),
+                ("ratio_max", max(pairs)),
+            )
+        },
         "runs": min(len(ones), len(twos)),
     }
 
