@@ -145,6 +145,12 @@ class Wire:
             self._buffer += data
 
 
+def tell(wire: Wire, message: dict[str, Any]) -> None:
+    """Send to a node that may be gone: who reads from it will notice."""
+    with suppress(WireClosed):
+        wire.send(message)
+
+
 def listen(port: int, deadline: float, report: Callable[[str], None]) -> socket.socket:
     """A listening socket on all addresses, IPv6 and IPv4; a port that another run still holds is waited for."""
     said = False

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EPBoxError, RankFailed, TimedOut, UsageError
-from entrypoints.launch import session as session_module
+from entrypoints.launch import meeting
 from entrypoints.launch.rendezvous import Rendezvous, Session, exchange
 from entrypoints.launch.wire import Wire, WireClosed
 from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, marked, wait_for
@@ -49,7 +49,7 @@ def test_a_single_node_needs_no_network() -> None:
 
 
 def test_a_late_master_is_waited_for_and_named(pool: ThreadPoolExecutor, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
+    monkeypatch.setattr(meeting, "SAY_EVERY_S", 0.2)
     said: list[str] = []
     early = Session(node(1, 2, port), said.append)
     future = pool.submit(early.open, {"n": 1}, SOON_S)
@@ -74,7 +74,7 @@ def test_a_name_that_does_not_resolve_is_said(port: int) -> None:
 
 
 def test_missing_nodes_are_named_to_everyone(pool: ThreadPoolExecutor, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "SAY_EVERY_S", 0.2)
+    monkeypatch.setattr(meeting, "SAY_EVERY_S", 0.2)
     said: dict[int, list[str]] = {0: [], 2: []}
     sessions = {rank: Session(node(rank, 4, port), said[rank].append) for rank in said}
     futures = {rank: pool.submit(sessions[rank].open, {}, 3.0 if rank == 0 else SOON_S) for rank in said}
