@@ -42,9 +42,10 @@ class Layout:
     layers: tuple[str, ...]
 
 
-def normalise(export: Path, target: Path, epoch: int, name: str = "") -> Layout:
-    """Write the `docker save` archive `export` (of one image) as OCI layout archive; no file in it is younger than `epoch` (UTC seconds).
+def normalise(export: Path, target: Path, epoch: int, name: str = "", newest: int | None = None) -> Layout:
+    """Write the `docker save` archive `export` (of one image) as OCI layout archive that says it was made at `epoch` (UTC seconds).
 
+    No file in it is younger than `newest`, by default `epoch`; layers may be older than the commit that an image is built from.
     Equal files give equal bytes. `docker load`, podman and skopeo read the result. EngineError when `export` is no such archive.
     """
     with TemporaryDirectory(prefix=f".{target.name}.", dir=target.resolve().parent) as folder:
@@ -58,7 +59,7 @@ def normalise(export: Path, target: Path, epoch: int, name: str = "") -> Layout:
                     stream = source.extractfile(layer)
                     assert stream is not None
                     blob = work / f"layer{number}"
-                    blobs.append((_write_layer(stream, blob, epoch), blob))
+                    blobs.append((_write_layer(stream, blob, epoch if newest is None else newest), blob))
         except (tarfile.TarError, KeyError, ValueError, AssertionError, OSError) as error:
             raise EngineError(f"is no export of one image: {error}", where=str(export)) from None
         sizes = {digest: path.stat().st_size for digest, path in blobs}
@@ -100,7 +101,7 @@ def stale_bytecode(head: bytes) -> bool:
     return head[4:8] == b"\0\0\0\0"
 
 
-def _write_layer(stream: IO[bytes], target: Path, epoch: int) -> str:
+def _write_layer(stream: IO[bytes], target: Path, newest: int) -> str:
     with tarfile.open(fileobj=stream) as source:
         members = {_name(member): member for member in source}  # the last entry of a name is the one that counts
         # Parents before children; hard links last, since they need their target.
@@ -115,14 +116,14 @@ def _write_layer(stream: IO[bytes], target: Path, epoch: int) -> str:
                     if stale_bytecode(head):
                         continue
                     content.seek(0)
-                tar.addfile(_plain(member, name, epoch), content)
+                tar.addfile(_plain(member, name, newest), content)
     with target.open("rb") as written:
         return _stream_digest(written)
 
 
-def _plain(member: tarfile.TarInfo, name: str, epoch: int) -> tarfile.TarInfo:
+def _plain(member: tarfile.TarInfo, name: str, newest: int) -> tarfile.TarInfo:
     member.name = name
-    member.mtime = min(int(member.mtime), epoch)
+    member.mtime = min(int(member.mtime), newest)
     member.uname = member.gname = ""
     member.pax_headers = {key: value for key, value in sorted(member.pax_headers.items()) if key not in _DROPPED_PAX}
     return member

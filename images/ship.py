@@ -43,7 +43,7 @@ def export(where: Engine, image: str, path: Path, name: str) -> oci.Layout:
             with raw.open("wb") as stream:
                 for block in held.save(chunk_size=1 << 20):
                     stream.write(block)
-            return oci.normalise(raw, path, created(held.labels), name)
+            return oci.normalise(raw, path, created(held.labels), name, newest_file(held.labels))
     except docker.errors.ImageNotFound:
         raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
     except (OSError, docker.errors.DockerException, requests.exceptions.RequestException) as error:
@@ -56,3 +56,12 @@ def created(labels: Mapping[str, str]) -> int:
         return int(datetime.fromisoformat(labels["org.opencontainers.image.created"].replace("Z", "+00:00")).timestamp())
     except (KeyError, ValueError):
         return build.epoch()
+
+
+def newest_file(labels: Mapping[str, str]) -> int | None:
+    """The label epbox.newest-file: the time that no file of a reproducible image is younger than; None without it.
+
+    It is the base's, not the commit's: a layer out of the cache may be older than the commit, and a new build's files are all younger.
+    """
+    value = labels.get("epbox.newest-file", "")
+    return int(value) if value.isdecimal() else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EngineError
-from images import compare, oci
+from images import compare, oci, ship
 
 EPOCH = 1_700_000_000
 FILES = {"etc/a.conf": b"one\n", "usr/bin/tool": b"\x7fELF\0\1", "usr/lib/m.pyc": b"\xf3\r\r\n\1\0\0\0hashhash"}
@@ -64,6 +64,16 @@ def test_times_are_clamped_and_older_ones_stay(tmp_path: Path) -> None:
     late, early = layout(tmp_path, "late", FILES, 5), layout(tmp_path, "early", FILES, -100)
     assert {member.mtime for member, _ in oci.entries(late, late.layers[0])} == {EPOCH}
     assert {member.mtime for member, _ in oci.entries(early, early.layers[0])} == {EPOCH - 100}
+
+
+def test_a_layer_older_than_the_commit_is_the_bytes_of_a_new_one(tmp_path: Path) -> None:
+    cached = oci.normalise(export(tmp_path / "c.save", FILES, -50), tmp_path / "c.tar", EPOCH, "epbox:t", EPOCH - 100)
+    rebuilt = oci.normalise(export(tmp_path / "r.save", FILES, 9000), tmp_path / "r.tar", EPOCH, "epbox:t", EPOCH - 100)
+    assert cached.digest == rebuilt.digest
+    assert {member.mtime for member, _ in oci.entries(cached, cached.layers[0])} == {EPOCH - 100}
+    assert ship.newest_file({"epbox.newest-file": str(EPOCH)}) == EPOCH and ship.newest_file({}) is ship.newest_file(
+        {"epbox.newest-file": "x"}
+    )
 
 
 def test_the_archive_reads_back_and_a_flipped_byte_is_noticed(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ LABEL org.opencontainers.image.title="EPBox cpu" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="cpu" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:ca6f970042891a5616b2551929a8d684d186444ee9a3ff0d4a68a4700b2fa127"

@@ -199,6 +199,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1-sm100" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1-sm100" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:881eeb03cbc7c257fb0e258512f85ab01450913dfacb9cc2e209fe5198db8c8d"

@@ -157,6 +157,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1-wheel" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1-wheel" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:5218902ef228a86eaf1e0919a24c76e6b6beecfa08838519308309abb6300a18"

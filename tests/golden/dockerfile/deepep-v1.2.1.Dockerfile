@@ -157,6 +157,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1.2.1" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1.2.1" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:d27ad65d3243b42dceb1fbd290a59b7871359e5204ec622f65418c2619c6c31f"

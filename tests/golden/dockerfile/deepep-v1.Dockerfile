@@ -199,6 +199,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v1" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v1" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:8f16e35410ad9a68d110c4993326a86a0b90a54adedf566e47271baa9e55b4a0"

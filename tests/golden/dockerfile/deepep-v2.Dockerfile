@@ -180,6 +180,7 @@ LABEL org.opencontainers.image.title="EPBox deepep-v2" \
       org.opencontainers.image.base.name="epbox-base:trixie-6c0b415d996c" \
       org.opencontainers.image.base.digest="${EPBOX_BASE_DIGEST}" \
       epbox.recipe="deepep-v2" \
+      epbox.newest-file="1754697600" \
       epbox.lock.drift="${EPBOX_LOCK_DRIFT}" \
       epbox.sbom="${EPBOX_SBOM}" \
       epbox.lock="sha256:3e6a6eeadeed8fc58b6d3f8828e53716c39f7477d86de21ed0a20a8dc6638e4d"
