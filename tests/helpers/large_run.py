@@ -14,7 +14,8 @@ from typing import Any
 
 from entrypoints.bench import document, flow
 from entrypoints.launch.rendezvous import Rendezvous
-from entrypoints.launch.session import PROTOCOL, Session
+from entrypoints.launch.meeting import PROTOCOL
+from entrypoints.launch.session import Session
 from entrypoints.launch.wire import Wire
 
 RANKS = 8
