@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from entrypoints.bench import document, flow
-from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.launch.meeting import PROTOCOL
+from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.launch.session import Session
 from entrypoints.launch.wire import Wire
 
