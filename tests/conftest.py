@@ -1,12 +1,18 @@
 """Which tests run: ./inv test --no-container and --no-guest leave whole folders out, with that as the reason."""
 
 import os
+import signal
 
 import pytest
 
 _SWITCHES = {"container": "EPBOX_TEST_CONTAINER", "guest": "EPBOX_TEST_GUEST"}
 #: tests/cluster runs the cpu image under real schedulers.
 _FOLDERS = {"container": "container", "cluster": "container", "guest": "guest"}
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
