@@ -171,21 +171,25 @@ class Machine:
             if "return" in answer:
                 return answer["return"]
 
+    def attach(self) -> socket.socket:
+        """The control line, connected now if it was not: QEMU drops what a guest writes before."""
+        if self._control is None:
+            self._control = self._connect("control")
+        return self._control
+
     def wait_ready(self, limit: float) -> None:
         """Block until init has written its ready byte."""
-        self._control = self._connect("control")
-        self._control.settimeout(limit)
+        control = self.attach()
+        control.settimeout(limit)
         try:
-            byte = self._control.recv(1)
+            byte = control.recv(1)
         except (TimeoutError, ConnectionError):
             byte = b""
         if byte != b"R":
             raise self._failure(f"no ready byte of the guest within {limit:.0f} s")
 
     def go(self) -> None:
-        if self._control is None:
-            self._control = self._connect("control")
-        self._control.sendall(b"g")
+        self.attach().sendall(b"g")
 
     def wait(self, limit: float) -> Outcome:
         """The job's outcome; the guest powers off by itself."""

@@ -29,6 +29,8 @@ def both(jobs: tuple[str, str], limit: float, states: States | None = None, shap
             first.qmp("query-status")
             second = stack.enter_context(machine.machine(1, state=states and states(1), link=f"connect:{wire}", shape=shape))
             for guest in () if states else (first, second):
+                guest.attach()  # the second may be ready before the first
+            for guest in () if states else (first, second):
                 guest.wait_ready(machine.BOOT_S)
             for guest, job in zip((first, second), jobs, strict=True):
                 machine.start(guest, job, FILES)
