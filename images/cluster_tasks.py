@@ -1,24 +1,10 @@
 """The Slurm, Open MPI and docker parts of the menu: each writes a script to stdout and notes to stderr."""
 
-import shlex
-import sys
-
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
-from entrypoints.errors import UsageError
-from entrypoints.output import say
-
-from .menu import exit_code
-
-
-def words(c: Context, args: str) -> tuple[str, ...]:
-    """Words for `epbox bench`: those of --args and those after --."""
-    try:
-        return (*shlex.split(args), *shlex.split(c.remainder))
-    except ValueError as error:
-        raise UsageError(str(error), where="--args", hint="quote it as a shell would") from None
+from .menu import exit_code, show, words
 
 
 @task(
@@ -102,9 +88,7 @@ def slurm_render(
             gate=gate,
             allow_tag=allow_tag,
         )
-        sys.stdout.write(slurm.render(options))
-        for note in slurm.notes(options):
-            say(f"note: {note}")
+        show(slurm.render(options), slurm.notes(options))
 
 
 @task(
@@ -158,9 +142,7 @@ def docker_render(
             master_port=master_port,
             allow_tag=allow_tag,
         )
-        sys.stdout.write(containers.render(options))
-        for note in containers.notes(options):
-            say(f"note: {note}")
+        show(containers.render(options), containers.notes(options))
 
 
 @task(
@@ -214,9 +196,7 @@ def mpi_render(
             master_port=master_port,
             allow_tag=allow_tag,
         )
-        sys.stdout.write(mpi.render(options))
-        for note in mpi.notes(options):
-            say(f"note: {note}")
+        show(mpi.render(options), mpi.notes(options))
 
 
 parts = (Collection("slurm", slurm_render), Collection("docker", docker_render), Collection("mpi", mpi_render))

@@ -1,7 +1,6 @@
 """The k8s part of the menu. Both tasks take every field of ManifestOptions, so that the two and the manifest cannot differ."""
 
 import inspect
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -15,7 +14,7 @@ from invoke.tasks import Task, task
 from entrypoints.errors import UsageError
 
 from .k8s_options import ManifestOptions
-from .menu import exit_code
+from .menu import exit_code, show, words
 
 #: Where an option is not called as its field.
 _NAMES = {"arguments": "args"}
@@ -40,10 +39,7 @@ def _chosen(c: Context, given: dict[str, Any]) -> ManifestOptions:
     for field in fields(ManifestOptions):
         value = given.pop(_option(field)[0])
         if field.name == "arguments":
-            try:
-                value = (*shlex.split(value), *shlex.split(c.remainder))
-            except ValueError as error:
-                raise UsageError(f"{value!r} cannot be split: {error}", where="--args") from None
+            value = words(c, value)
         elif field.name == "host_network" or field.default is None:
             # Not given leaves it to the platform.
             value = value or None
@@ -100,9 +96,7 @@ def render(c: Context, kustomize: str = "", **given: Any) -> None:
             if given_platform:
                 say(f"note: --platform {given_platform} is not needed: every platform has its overlay")
             return
-        sys.stdout.write(manifests.render(options))
-        for note in manifests.notes(options):
-            say(f"note: {note}")
+        show(manifests.render(options), manifests.notes(options))
 
 
 @_with_manifest_options(

@@ -1,11 +1,15 @@
 """What every task of the menu shares."""
 
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from invoke.context import Context
 from invoke.exceptions import Exit
 
-from entrypoints.errors import EPBoxError
+from entrypoints.errors import EPBoxError, UsageError
+from entrypoints.output import say
 
 
 @contextmanager
@@ -17,3 +21,18 @@ def exit_code(name: str) -> Iterator[None]:
         raise Exit(f"{name}: {error}", error.exit_code) from None
     except KeyboardInterrupt:
         raise Exit(f"{name}: interrupted", 130) from None
+
+
+def words(c: Context, args: str) -> tuple[str, ...]:
+    """Words for `epbox bench`: those of --args and those after --. Raises UsageError."""
+    try:
+        return (*shlex.split(args), *shlex.split(c.remainder))
+    except ValueError as error:
+        raise UsageError(f"{args!r} cannot be split: {error}", where="--args", hint="quote it as a shell would") from None
+
+
+def show(text: str, notes: Sequence[str]) -> None:
+    """What was rendered to stdout, for a file or a pipe; notes for people to stderr."""
+    sys.stdout.write(text)
+    for note in notes:
+        say(f"note: {note}")

@@ -14,6 +14,7 @@ import yaml
 from entrypoints.errors import UsageError
 from entrypoints.preflight.flags import run_flags
 from images.containers import ContainerOptions, notes, render
+from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/docker")
 IMAGE = "registry.example:5000/team/epbox@sha256:" + "0123456789abcdef" * 4
@@ -30,10 +31,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_is_the_golden_one(name: str) -> None:
-    text, golden = render(CASES[name]), GOLDEN / name
-    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    text = render(CASES[name])
+    assert text == expected(GOLDEN / name, text)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith(".sh")])

@@ -1,6 +1,5 @@
 """k8s.render: each kind against its schema, whole manifests (EPBOX_UPDATE_GOLDEN=1 renews them), and the bad parameters."""
 
-import os
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from entrypoints.errors import UsageError
 from images.manifests import KINDS, ManifestOptions, notes, platforms, render
+from tests.helpers.golden import expected
 from tests.helpers.kubernetes_schema import CRD_OF, load, validate
 
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=3)
@@ -52,11 +52,7 @@ def pod_specs(value: Any) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_whole_manifest_is_the_golden_one_and_valid(case: str) -> None:
     text = render(replace(OPTIONS, **CASES[case]))
-    golden = GOLDEN / f"{case}.yaml"
-    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert text == expected(GOLDEN / f"{case}.yaml", text)
     for document in load(text):
         validate(document)
 

@@ -1,12 +1,12 @@
 """The GPU recipes as whole Dockerfiles (EPBOX_UPDATE_GOLDEN=1 renews them), and what must be true of every one."""
 
-import os
 import re
 from pathlib import Path
 
 import pytest
 
 from images import lock, recipe, render, wheels
+from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/dockerfile")
 NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
@@ -16,10 +16,7 @@ NAMES = [name for name in recipe.names() if name.startswith("deepep-")]
 def test_the_dockerfile_is_the_golden_one(name: str) -> None:
     what = recipe.load_recipe(name)
     text = render.render_dockerfile(what, lock.load(what))
-    golden = GOLDEN / f"{name}.Dockerfile"
-    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert text == expected(GOLDEN / f"{name}.Dockerfile", text)
 
 
 @pytest.mark.parametrize("name", NAMES)

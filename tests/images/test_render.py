@@ -1,6 +1,5 @@
 """Rendering is a pure function; the golden files are whole Dockerfiles, renewed by EPBOX_UPDATE_GOLDEN=1."""
 
-import os
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from entrypoints.errors import UsageError
 from entrypoints.toml import load_toml
 from images import lock, recipe, render
+from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/dockerfile")
 
@@ -16,10 +16,7 @@ GOLDEN = Path("tests/golden/dockerfile")
 def test_the_cpu_dockerfile_is_the_golden_one() -> None:
     what = recipe.load_recipe("cpu")
     text = render.render_dockerfile(what, lock.load(what))
-    golden = GOLDEN / "cpu.Dockerfile"
-    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert text == expected(GOLDEN / "cpu.Dockerfile", text)
 
 
 @pytest.mark.parametrize("name", recipe.names())

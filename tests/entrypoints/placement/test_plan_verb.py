@@ -1,4 +1,4 @@
-"""The plan verb: formats, contract, exit codes. Golden texts lie in tests/golden/plan (rewrite them with GOLDEN_UPDATE=1)."""
+"""The plan verb: formats, contract, exit codes. Golden texts lie in tests/golden/plan (EPBOX_UPDATE_GOLDEN=1 renews them)."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from entrypoints.__main__ import main
 from tests.helpers import sysfs_tree
+from tests.helpers.golden import expected
 from tests.helpers.placing import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "plan"
@@ -84,10 +85,7 @@ def test_golden_tables(name: str, form: str, roots: Path, capsys: pytest.Capture
     code, out, _ = run(capsys, "--topology", name, *(["--compare"] if form == "compare" else []))
     assert code == 0
     text = out[out.index("compare\n") :] if form == "compare" else out
-    golden = GOLDEN / f"{name}.{form}.txt"
-    if os.environ.get("GOLDEN_UPDATE"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert text == expected(GOLDEN / f"{name}.{form}.txt", text)
 
 
 @pytest.mark.parametrize("name", sorted(sysfs_tree.PRESETS))

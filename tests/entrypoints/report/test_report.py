@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from entrypoints.__main__ import main
+from tests.helpers.golden import expected
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -182,15 +183,9 @@ def test_a_world_of_8000_ranks_stays_readable(folder: Path) -> None:
 
 
 def test_markdown_is_what_was_agreed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import os
-
     assert main(["report", str(folder), "--format", "markdown"]) == 0
-    golden = Path(__file__).parents[2] / "golden/report/summary.md"
     text = capsys.readouterr().out
-    if os.environ.get("EPBOX_UPDATE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(text)
-    assert text == golden.read_text()
+    assert text == expected(Path(__file__).parents[2] / "golden/report/summary.md", text)
 
 
 def test_history_marks_a_regression(tmp_path: Path) -> None:
