@@ -12,6 +12,7 @@ from entrypoints.bench.measured import figures, label
 from entrypoints.bench.setup import Job
 from entrypoints.frozen import replace
 from entrypoints.launch.session import Session
+from entrypoints.launch.signals import Stop
 from entrypoints.output import say, table
 from entrypoints.workloads.timing import quantile
 
@@ -19,7 +20,7 @@ from entrypoints.workloads.timing import quantile
 LEAST_RUNS = 3
 
 
-def run(job: Job, folder: Path, session: Session) -> list[NodeRun]:
+def run(job: Job, folder: Path, session: Session, stop: Stop) -> list[NodeRun]:
     """--runs rounds; each round goes through all arms, every second one backwards. The first failure ends it."""
     launches: list[NodeRun] = []
     every = arms(job)
@@ -30,7 +31,7 @@ def run(job: Job, folder: Path, session: Session) -> list[NodeRun]:
             say(f"epbox bench: round {number + 1} of {job.args.runs}, arm {arm.name}")
             logs = folder / f"run-{number + 1}" / arm.name
             own = job if arm.plan is None else replace(job, plan=arm.plan)
-            launches.append(launch(own, arm.bind, logs, session, arm.name, arm.env))
+            launches.append(launch(own, arm.bind, logs, session, stop, arm.name, arm.env))
             if launches[-1].exit_code:
                 return launches
     return launches

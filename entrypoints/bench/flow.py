@@ -17,6 +17,7 @@ from entrypoints.bench.setup import Job, make_job, rank_python
 from entrypoints.errors import EPBoxError, PreflightFailed
 from entrypoints.launch.agreement import check_agreement
 from entrypoints.launch.session import Session
+from entrypoints.launch.signals import Stop
 from entrypoints.output import emit_json, say, write_atomically
 from entrypoints.topology.document import to_document
 
@@ -47,12 +48,18 @@ def bench(args: Namespace) -> int:
     write_atomically(folder / _name(job, "topology", "json"), json.dumps(to_document(job.topology)) + "\n")
     with Session(job.rendezvous) as session:
         meet(job, session, checked)
-        launches = ablate.run(job, folder, session) if args.ablate else repeat(job, folder, session, other)
+        return work(job, other, session, folder, started, checked)
+
+
+def work(job: Job, other: Job | None, session: Session, folder: Path, started: datetime, checked: dict[str, Any] | None = None) -> int:
+    """All launches, one document, one verdict. From here on a signal ends the ranks, and the record says so."""
+    with Stop() as stop:
+        launches = ablate.run(job, folder, session, stop) if job.args.ablate else repeat(job, folder, session, stop, other)
         own = document.node_record(job, launches, socket.gethostname(), checked, folder)
-        nodes, told = gather(job, session, own)
+        nodes, told = gather(job, session, own, stop)
         code = conclude(job, nodes, told, folder, started)
         if code:
-            session.outlast_node_0(LINGER_S)
+            session.outlast_node_0(LINGER_S, stop.patience)
     return code
 
 
@@ -103,7 +110,7 @@ def judge(everyone: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def repeat(job: Job, folder: Path, session: Session, other: Job | None = None) -> list[NodeRun]:
+def repeat(job: Job, folder: Path, session: Session, stop: Stop, other: Job | None = None) -> list[NodeRun]:
     """--runs launches of the same binding, in turns with those of the baseline `other`; the first failure ends them."""
     launches: list[NodeRun] = []
     turns = [(job, "")] if other is None else [(job, ""), (other, baseline.BASELINE)]
@@ -114,13 +121,13 @@ def repeat(job: Job, folder: Path, session: Session, other: Job | None = None) -
             if job.args.runs > 1 or other:
                 of = f" of {which.prepared.workload}, the baseline" if arm else f" of {which.prepared.workload}" if other else ""
                 say(f"epbox bench: run {number + 1} of {job.args.runs}{of}")
-            launches.append(launch(which, job.bind, logs / arm, session, arm))
+            launches.append(launch(which, job.bind, logs / arm, session, stop, arm))
             if launches[-1].exit_code:
                 return launches
     return launches
 
 
-def gather(job: Job, session: Session, own: dict[str, Any]) -> tuple[list[dict[str, Any]], tuple[int, str]]:
+def gather(job: Job, session: Session, own: dict[str, Any], stop: Stop) -> tuple[list[dict[str, Any]], tuple[int, str]]:
     """(records, (exit code, cause) of all nodes). Node 0 has the records of all that answer, another node those of node 0 and its own."""
     records: list[dict[str, Any]] = []
 
@@ -130,10 +137,10 @@ def gather(job: Job, session: Session, own: dict[str, Any]) -> tuple[list[dict[s
         return {"node_0": document.brief(own), "outcome": document.outcome(records)}
 
     try:
-        answer = session.gather(own, GATHER_S, digest)
+        answer = session.gather(own, GATHER_S, digest, stop.patience)
     except EPBoxError as error:
         if not own["exit_code"]:
-            own = {**own, "exit_code": error.exit_code, "cause": str(error)}
+            own = {**own, "exit_code": stop.exit_code or error.exit_code, "cause": f"{stop.cause}; {error}" if stop.cause else str(error)}
         return [own], document.outcome([own])
     if job.rendezvous.node_rank and "outcome" not in answer:
         return [own], document.outcome([own])

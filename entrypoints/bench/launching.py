@@ -13,6 +13,7 @@ from entrypoints.errors import EXIT_CODES, EPBoxError
 from entrypoints.launch.model import LaunchOptions, LaunchOutcome, RankCommand
 from entrypoints.launch.rank import script_command
 from entrypoints.launch.session import Session
+from entrypoints.launch.signals import Stop
 
 WRONG_NUMBERS = 6
 #: Nodes end a launch together; this bounds the wait for one that does not.
@@ -40,24 +41,29 @@ def commands(job: Job, extra_env: dict[str, str] | None = None) -> list[RankComm
     return [RankCommand(rank, argv, env, job.first_rank + rank.local_rank) for rank in job.plan.ranks]
 
 
-def align(job: Job, session: Session) -> tuple[int, str]:
+def align(job: Job, session: Session, stop: Stop) -> tuple[int, str]:
     """Wait until every node has ended its last launch, so that the next one finds the master port free. (0, "") when all are there."""
-    if job.rendezvous.nodes == 1:
-        return 0, ""
-    try:
-        session.gather({"ready": True}, ALIGN_S, lambda _: {"ready": True})
-    except EPBoxError as error:
-        return error.exit_code, str(error)
-    return 0, ""
+    code, cause = 0, ""
+    if job.rendezvous.nodes > 1 and not stop.exit_code:
+        try:
+            session.gather({"ready": True}, ALIGN_S, lambda _: {"ready": True}, stop.at_once)
+        except EPBoxError as error:
+            code, cause = error.exit_code, str(error)
+    if stop.exit_code:
+        session.abort(stop.cause, stop.exit_code)
+        return stop.exit_code, stop.cause
+    return code, cause
 
 
-def launch(job: Job, bind: BindMode, logs: Path, session: Session, arm: str = "", extra_env: dict[str, str] | None = None) -> NodeRun:
+def launch(
+    job: Job, bind: BindMode, logs: Path, session: Session, stop: Stop, arm: str = "", extra_env: dict[str, str] | None = None
+) -> NodeRun:
     """Run all local ranks to their end. Never raises for what a rank does."""
     from entrypoints.bench.parsing import read_logs
     from entrypoints.launch.supervisor import run
 
     args = job.args
-    code, cause = align(job, session)
+    code, cause = align(job, session, stop)
     if code:
         return NodeRun(LaunchOutcome((), code, cause), (), None, code, cause, str(bind), arm)
     options = LaunchOptions(
@@ -68,6 +74,7 @@ def launch(job: Job, bind: BindMode, logs: Path, session: Session, arm: str = ""
         total_timeout_s=args.total_timeout,
         session=session if job.rendezvous.nodes > 1 else None,
         quiet=args.quiet,
+        on_stop=stop.note,
     )
     start = time.monotonic()
     outcome = run(commands(job, extra_env), options)

@@ -70,6 +70,8 @@ class LaunchOptions:
     log_tail: int = 1 << 20
     #: The other nodes: lost() ends this one's ranks when one of them is gone, and its abort() tells them of a failure here.
     session: "Session | None" = None
+    #: Told of each signal that ends the run, also of one that comes too late for the supervisor to act on.
+    on_stop: Callable[[int], None] | None = None
     #: Tests point it at a made-up tree.
     sysfs: Path = Path("/sys")
 

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 #: How often a node tells the others, at most, that its ranks print.
 BEAT_S = 1.0
 Digest = Callable[[list[dict[str, Any]]], dict[str, Any]]
+#: A point in time (monotonic clock) that may move while one waits for it.
+Until = Callable[[], float]
 ERRORS = {error.exit_code: error for error in (UsageError, PreflightFailed, RankFailed, TimedOut)}
+
+
+def _never() -> float:
+    return float("inf")
 
 
 class Session:
@@ -60,11 +66,11 @@ class Session:
             meeting.join(deadline, timeout_s)
         return self.gather(facts, max(1.0, deadline - time.monotonic()), digest)
 
-    def gather(self, value: dict[str, Any], timeout_s: float, digest: Digest | None = None) -> Any:
+    def gather(self, value: dict[str, Any], timeout_s: float, digest: Digest | None = None, until: Until = _never) -> Any:
         """All-gather one object a node, in node rank order. Raises TimedOut, or RankFailed when a node is lost.
 
         With a digest, node 0 alone sees all objects, and every node gets what it makes of them: records of N nodes sent to N nodes
-        would be N squared.
+        would be N squared. `until` may end the wait before the timeout: it is asked again and again, for a stop that comes meanwhile.
         """
         there = self.rendezvous
         if there.nodes == 1:
@@ -73,11 +79,11 @@ class Session:
         if there.node_rank:
             # Should node 0 be gone, _receive says so.
             tell(self.peers[0], {"value": value})
-            return self._receive(0, deadline, timeout_s)["all"]
+            return self._receive(0, deadline, timeout_s, until)["all"]
         values = {0: value}
         for node in sorted(self.peers):
             try:
-                values[node] = self._receive(node, deadline, timeout_s)["value"]
+                values[node] = self._receive(node, deadline, timeout_s, until)["value"]
             except EPBoxError as error:
                 # The others learn the cause; a closed connection alone would make them blame node 0.
                 self._broadcast(str(error), error.exit_code, but=node)
@@ -142,12 +148,12 @@ class Session:
             self._lost = (f"node {self.rendezvous.node_rank} ({socket.gethostname()}): {cause}", exit_code)
             self._broadcast(*self._lost)
 
-    def outlast_node_0(self, timeout_s: float) -> None:
+    def outlast_node_0(self, timeout_s: float, until: Until = _never) -> None:
         """Wait until node 0 has closed its end: it writes the record of all, and a launcher may kill the rest when a first node fails."""
         deadline = time.monotonic() + timeout_s
         with suppress(WireClosed, KeyError):
-            while time.monotonic() < deadline and self.rendezvous.node_rank:
-                self.peers[0].receive(deadline)
+            while (now := time.monotonic()) < min(deadline, until()) and self.rendezvous.node_rank:
+                self.peers[0].receive(min(deadline, now + 1.0))
 
     def close(self) -> None:
         for wire in self.peers.values():
@@ -162,7 +168,7 @@ class Session:
             if node != but:
                 tell(wire, {"abort": cause, "exit_code": exit_code})
 
-    def _receive(self, node: int, deadline: float, timeout_s: float) -> dict[str, Any]:
+    def _receive(self, node: int, deadline: float, timeout_s: float, until: Until) -> dict[str, Any]:
         """The next message of one node."""
         said = time.monotonic()
         who = self._who(node)
@@ -186,6 +192,8 @@ class Session:
                 self.report(str(message["note"]))
                 said = time.monotonic()
             now = time.monotonic()
+            if now >= until():
+                raise TimedOut(f"{who} had not answered when this run was stopped")
             if now >= deadline:
                 raise TimedOut(f"{who} did not answer within {timeout_s:g} s", hint="look at that node, or allow more time")
             if now - said >= SAY_EVERY_S:

@@ -33,7 +33,7 @@ def run(commands: Sequence[RankCommand], options: LaunchOptions | None = None, k
     options = options or LaunchOptions()
     environments = [command.environment(options.bind, len(commands)) for command in commands]
     programs = [child.find_program(command.argv[0], env) for command, env in zip(commands, environments, strict=True)]
-    with Signals() as signals:
+    with Signals(options.on_stop) as signals:
         launch = _Launch(options, signals)
         try:
             launch.start(commands, programs, environments, kernel or Kernel())

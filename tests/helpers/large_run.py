@@ -16,6 +16,7 @@ from entrypoints.bench import document, flow
 from entrypoints.launch.meeting import PROTOCOL
 from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.launch.session import Session
+from entrypoints.launch.signals import Stop
 from entrypoints.launch.wire import Wire
 
 RANKS = 8
@@ -156,7 +157,7 @@ def gather(nodes: int, port: int) -> tuple[list[dict[str, Any]], dict[str, float
             met = time.monotonic() - start
             start = time.monotonic()
             print(file=others.stdin, flush=True)
-            records, told = flow.gather(place, session, own)
+            records, told = flow.gather(place, session, own, Stop())
             seconds = time.monotonic() - start
             answered = int(others.communicate(timeout=60)[0])
     finally:

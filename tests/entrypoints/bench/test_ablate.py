@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from entrypoints.bench import ablate, arms
 from entrypoints.frozen import replace
+from entrypoints.launch.signals import Stop
 from entrypoints.placement.model import RankPlan
 from entrypoints.topology.model import Cpu, NumaNode
 from tests.helpers.bench_records import best, run_of
@@ -125,14 +126,14 @@ def test_arms_take_turns(make_job: Any, monkeypatch: pytest.MonkeyPatch, tmp_pat
     class Done:
         exit_code = 0
 
-    def record(job: Any, bind: Any, logs: Path, session: Any, arm: str, env: dict[str, str]) -> Any:
+    def record(job: Any, bind: Any, logs: Path, session: Any, stop: Any, arm: str, env: dict[str, str]) -> Any:
         order.append((arm, job.plan))
         return Done()
 
     monkeypatch.setattr(ablate, "launch", record)
     monkeypatch.setenv("NVSHMEM_HCA_LIST", "mlx5_7")
     job = make_job("--ablate", "--runs", "2")
-    ablate.run(job, tmp_path, None)  # type: ignore[arg-type]
+    ablate.run(job, tmp_path, None, Stop())  # type: ignore[arg-type]
     assert [arm for arm, _ in order] == ARMS + ARMS[::-1]
     assert {arm for arm, plan in order if plan is not job.plan} == {"formula"}
     assert "NVSHMEM_HCA_LIST is set by you" in capsys.readouterr().err
