@@ -59,9 +59,10 @@ def after_start(pid: int, proc: Path = Path("/proc")) -> dict[str, Any]:
 
 
 def sample(pid: int, planned: Sequence[int], proc: Path = Path("/proc")) -> dict[str, Any]:
-    """Threads, those whose affinity leaves `planned`, policies of all threads, and memory per node of a live rank."""
+    """Threads, `strays` whose affinity leaves `planned`, policies of all threads, and memory per node of a live rank."""
     folder = proc / str(pid)
-    threads = outside = 0
+    threads = 0
+    strays: list[int] = []
     policies: set[str] = set()
     allowed = set(planned)
     try:
@@ -72,20 +73,32 @@ def sample(pid: int, planned: Sequence[int], proc: Path = Path("/proc")) -> dict
         try:
             mask = status_fields((task / "status").read_text(errors="replace")).get("cpus", "")
             threads += 1
-            outside += bool(allowed) and not set(parse_list(mask)) <= allowed
+            if allowed and not set(parse_list(mask)) <= allowed:
+                strays.append(int(task.name))
             with open(task / "numa_maps", encoding="utf-8", errors="replace") as maps:
                 words = maps.readline().split(None, 2)
                 policies.update(words[1:2])
         except (OSError, ValueError):
             continue
-    found: dict[str, Any] = {"threads": threads, "threads_outside": outside, "policies": sorted(policies)}
+    found: dict[str, Any] = {"threads": threads, "strays": strays, "policies": sorted(policies)}
     with contextlib.suppress(OSError):
         found |= numa_maps_summary((folder / "numa_maps").read_text(errors="replace"))
     return found if threads else {}
 
 
+def outside(pid: int, threads: Iterable[int], planned: Sequence[int], proc: Path = Path("/proc")) -> frozenset[int]:
+    """Those of the threads whose affinity leaves `planned` now; one that has ended is none of them."""
+    found = set()
+    for thread in threads:
+        with contextlib.suppress(OSError, ValueError):
+            mask = status_fields((proc / str(pid) / "task" / str(thread) / "status").read_text(errors="replace")).get("cpus", "")
+            if not set(parse_list(mask)) <= set(planned):
+                found.add(thread)
+    return frozenset(found)
+
+
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The fuller of two samples (pages are freed before a rank ends), with every thread seen outside counted."""
+    """The fuller of two samples (pages are freed before a rank ends), with the most threads and all policies seen."""
     if not old or not new:
         return dict(new or old)
 
@@ -94,7 +107,6 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
     fuller = dict(new if size(new) >= size(old) else old)
     fuller["threads"] = max(old["threads"], new["threads"])
-    fuller["threads_outside"] = max(old["threads_outside"], new["threads_outside"])
     fuller["policies"] = sorted({*old["policies"], *new["policies"]})
     return fuller
 

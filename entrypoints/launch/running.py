@@ -15,11 +15,8 @@ from entrypoints.launch import evidence
 from entrypoints.launch.child import NOT_STARTED, Started
 from entrypoints.launch.model import LaunchOptions, RankCommand, RankOutcome
 from entrypoints.launch.streams import CHUNK, Console, Lines, RankLog
+from entrypoints.launch.watching import Watch
 
-#: First sample after this many seconds, then at doubling distance up to the last.
-FIRST_SAMPLE_S, LAST_SAMPLE_S = 0.25, 15.0
-#: Reading numa_maps holds the rank's memory map lock: after a sample the rank is left alone for this many times as long as it took.
-SAMPLE_PAUSE = 100
 #: What most often sends these.
 HINTS: dict[int, str] = {
     signal.SIGKILL: ", by somebody or by the host's out-of-memory killer (dmesg tells)",
@@ -48,15 +45,13 @@ class Rank:
         self.reported = self.told = False
         self.last_line = self.exception = ""
         self.log = RankLog(options.log_dir / f"rank-{self.rank}.log" if options.log_dir else None, options.log_limit, options.log_tail)
-        self.next_sample = self.begun + FIRST_SAMPLE_S
-        self._interval = FIRST_SAMPLE_S
+        self.watch = Watch(self.pid, command.plan.cpus if options.bind.cpu else (), self.begun)
         self._prefix = b"[rank %d] " % self.rank
         self._consoles = {started.output: stdout if options.split_output else stderr, started.errors: stderr}
         self._lines = {started.output: Lines()} | ({started.errors: Lines()} if started.errors is not None else {})
         self._open = {started.report, *self._lines}
         self._report_text = b""
         self._shown_full = False
-        self._seen: dict[str, Any] = {}
         self._start: dict[str, Any] = {}
         self._nvshmem: list[str] = []
 
@@ -139,25 +134,6 @@ class Rank:
         else:
             self.report = found
             self._start = evidence.after_start(self.pid)
-
-    def sample(self, now: float) -> None:
-        """Look at threads and pages when it is time."""
-        if now < self.next_sample:
-            return
-        if not self.reported:
-            # Not bound yet, on a busy host: where it runs now says nothing about the rank.
-            self.next_sample = now + FIRST_SAMPLE_S
-            return
-        # Not `now`, which is older by the samples of the ranks before.
-        begun = time.monotonic()
-        seen = evidence.sample(self.pid, self._planned_cpus())
-        ended = time.monotonic()
-        self._seen = evidence.merge(self._seen, seen)
-        self._interval = min(LAST_SAMPLE_S, self._interval * 2)
-        self.next_sample = ended + max(self._interval, SAMPLE_PAUSE * (ended - begun))
-
-    def _planned_cpus(self) -> tuple[int, ...]:
-        return self.command.plan.cpus if self.options.bind.cpu else ()
 
     def ended(self, status: int) -> None:
         """Called with the wait status once the process is reaped."""
@@ -248,12 +224,6 @@ class Rank:
 
     def _evidence(self, moved: dict[str, dict[str, int]]) -> dict[str, Any]:
         plan = self.command.plan
-        seen = dict(self._seen)
-        if self._final:
-            last = evidence.numa_maps_summary(self._final)
-            threads = {name: seen.get(name, 1 if name == "threads" else 0) for name in ("threads", "threads_outside")}
-            policies = sorted({*seen.get("policies", ()), str(last["policy"])})
-            seen = evidence.merge(seen, {**threads, **last, "policies": policies})
         port = evidence.rail(plan)
         return {
             "planned": {"cpus": self.report.get("cpus_planned", "")},
@@ -261,7 +231,7 @@ class Rank:
             "memory": self.report.get("memory"),
             "degradations": self.report.get("degradations", []),
             **self._start,
-            **seen,
+            **self.watch.result(self._final),
             "nvshmem": self._nvshmem,
             "rail": port,
             "traffic": moved.get(port) if port else None,

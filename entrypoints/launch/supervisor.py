@@ -162,7 +162,7 @@ class _Launch:
         options = self.options
         for rank in self.ranks:
             if rank.alive:
-                rank.sample(now)
+                rank.watch.look(now, rank.reported)
         if self.dump is not None:
             if self.dump.finished(now):
                 for text in self.dump.texts():
@@ -190,7 +190,7 @@ class _Launch:
     def _wake_after(self) -> float:
         """Seconds until the next thing that time brings."""
         now = time.monotonic()
-        due = [now + 1.0, *(rank.next_sample for rank in self.ranks if rank.alive)]
+        due = [now + 1.0, *(rank.watch.due for rank in self.ranks if rank.alive)]
         if self.dump is not None:
             due.append(now + 0.05)
         if self.ending_since is not None:

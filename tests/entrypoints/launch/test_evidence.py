@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from entrypoints.binding import BindMode
-from entrypoints.launch import evidence, running
-from entrypoints.launch.child import Started
-from entrypoints.launch.model import LaunchOptions, RankCommand
-from entrypoints.launch.streams import Console
+from entrypoints.launch import evidence, watching
 from entrypoints.launch.verdict import verdict
 from entrypoints.placement.model import MemoryPolicy, RankPlan
 from tests.entrypoints.launch.conftest import Supervised
@@ -53,19 +50,23 @@ def test_a_live_process_is_sampled_with_its_stray_threads() -> None:
         process.stdout.readline()
         found = evidence.sample(process.pid, [cpus[0]])
         started = evidence.after_start(process.pid)
+        strays = found["strays"]
+        looks = [evidence.outside(process.pid, strays, plan) for plan in ([cpus[0]], cpus[:2])]
         process.kill()
-    assert (found["threads"], found["threads_outside"]) == (2, 1)
+    assert found["threads"] == 2 and len(strays) == 1 and strays[0] != process.pid
+    assert looks == [set(strays), set()], "once outside, and inside when its CPU is planned as well"
+    assert evidence.outside(process.pid, strays, [cpus[0]]) == set(), "a thread that is no more is nowhere"
     assert sum(found["memory_bytes"].values()) >= 8 << 20
     assert started["cpus"] == str(cpus[0])
     assert evidence.sample(process.pid, [0]) == {} and evidence.after_start(process.pid) == {}
 
 
 def test_the_fuller_sample_is_kept() -> None:
-    def one(size: int, outside: int, policy: str) -> dict[str, Any]:
-        return {"threads": 3, "threads_outside": outside, "policies": [policy], "memory_bytes": {"0": size}}
+    def one(size: int, threads: int, policy: str) -> dict[str, Any]:
+        return {"threads": threads, "policies": [policy], "memory_bytes": {"0": size}}
 
-    merged = evidence.merge(one(10, 0, "default"), one(5, 2, "prefer:0"))
-    assert merged == {"threads": 3, "threads_outside": 2, "policies": ["default", "prefer:0"], "memory_bytes": {"0": 10}}
+    merged = evidence.merge(one(10, 2, "default"), one(5, 3, "prefer:0"))
+    assert merged == {"threads": 3, "policies": ["default", "prefer:0"], "memory_bytes": {"0": 10}}
     assert evidence.merge({}, merged) == merged == evidence.merge(merged, {})
 
 
@@ -79,16 +80,40 @@ def test_the_pause_after_a_sample_is_as_long_as_this_rank_needs(monkeypatch: pyt
         clock += took
         return {}
 
-    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock))
-    monkeypatch.setattr(running.evidence, "sample", sample)
-    console = Console(1)
-    rank = running.Rank(RankCommand(RankPlan(0), ("true",)), Started(1, 1, None, 1, 1, 1), LaunchOptions(quiet=True), console, console)
-    rank.sample(clock + 1)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(watching.evidence, "sample", sample)
+    watch = watching.Watch(1, (0,), clock)
+    watch.look(clock + 1, bound=False)
     assert clock == 1000.0, "a rank that is not bound yet is not looked at"
-    rank.reported = True
     loop_began, clock = clock + 2, clock + 4
-    rank.sample(loop_began)
-    assert rank.next_sample == pytest.approx(clock + pause)
+    watch.look(loop_began, bound=True)
+    assert watch.due == pytest.approx(clock + pause)
+
+
+@pytest.mark.parametrize(
+    ("second", "outside", "moved"),
+    [((), 0, 2), ((8,), 1, 1), ((7, 8), 2, 0), (None, 2, 0)],
+    ids=["both came back", "one came back", "none came back", "ended before the second look"],
+)
+def test_a_thread_is_outside_when_it_stays_there(
+    monkeypatch: pytest.MonkeyPatch, second: tuple[int, ...] | None, outside: int, moved: int
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock))
+    found = [{"threads": 9, "strays": [7, 8], "policies": ["prefer:0"], "memory_bytes": {"0": 5}}]
+    monkeypatch.setattr(watching.evidence, "sample", lambda *_: dict(found[0]))
+    monkeypatch.setattr(watching.evidence, "outside", lambda _pid, threads, _cpus: frozenset(second or ()) & frozenset(threads))
+    watch = watching.Watch(1, (0,), clock - 1)
+    watch.look(clock, bound=True)
+    assert watch.due == clock + watching.SECOND_LOOK_S
+    found[0]["strays"] = []
+    if second is not None:
+        clock += watching.SECOND_LOOK_S
+        watch.look(clock, bound=True)
+        assert watch.due > clock
+    seen = watch.result("")
+    assert (seen["threads"], seen["threads_outside"], seen["threads_moved"]) == (9, outside, moved)
+    assert "strays" not in seen
 
 
 def counters(root: Path, **ports: tuple[int, int]) -> None:
