@@ -8,7 +8,8 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images import cluster_tasks, k8s_tasks
+from images.cluster import tasks as cluster_tasks
+from images.k8s import tasks as k8s_tasks
 from images.menu import exit_code
 
 RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"

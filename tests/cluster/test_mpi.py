@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from images import build as builder
-from images.mpi import MpiOptions, render
+from images.cluster.mpi import MpiOptions, render
 from tests.cluster.conftest import need, rank_processes
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
 from tests.helpers.bench_process import free_port

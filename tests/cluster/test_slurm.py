@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from images import build as builder
-from images.slurm import SlurmOptions, render
+from images.cluster.slurm import SlurmOptions, render
 from tests.cluster.conftest import Slurm, rank_processes
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from images import build as builder
-from images.containers import ContainerOptions, render
+from images.cluster.containers import ContainerOptions, render
 from tests.helpers.bench_process import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]

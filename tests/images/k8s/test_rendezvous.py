@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from entrypoints.launch.rendezvous import Rendezvous, resolve
-from images.manifests import KINDS, ManifestOptions, render
+from images.k8s.manifests import KINDS, ManifestOptions, render
 from tests.helpers.kube_pods import Pod, environment, pods_of
 from tests.helpers.kubernetes_schema import load
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import jinja2
 
-from .k8s_options import KINDS, ManifestOptions, Platform, check, platform_of, platforms, rdma_of
+from .options import KINDS, ManifestOptions, Platform, check, platform_of, platforms, rdma_of
 
 __all__ = ["KINDS", "ManifestOptions", "Platform", "check", "context", "notes", "platforms", "render"]
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "kubernetes"
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "kubernetes"
 
 
 def context(options: ManifestOptions) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import yaml
 from entrypoints.bench.flow import append_index
 from entrypoints.output import write_atomically
 
-from .k8s_api import Document
-from .k8s_logs import doctor_of, result_of
-from .k8s_pods import Pod
+from .api import Document
+from .logs import doctor_of, result_of
+from .pods import Pod
 
 
 def write(out: Path, documents: Sequence[Document], pods: Sequence[Pod], lines: Mapping[str, Sequence[str]], code: int, why: str) -> str:

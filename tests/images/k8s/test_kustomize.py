@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoints.errors import UsageError
-from images import kustomize
-from images.manifests import KINDS, ManifestOptions, platforms, render
+from images.k8s import kustomize
+from images.k8s.manifests import KINDS, ManifestOptions, platforms, render
 from tests.helpers.kubernetes_schema import load, validate
 
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=3, workload="alltoall")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .k8s_api import ApiError, Cluster
+from .api import ApiError, Cluster
 
 #: What a pod that holds after its work says last (LeaderWorkerSet and DaemonSet restart what ends).
 HOLDING = re.compile(r"epbox: (?:bench|doctor) ended with exit code ([0-9]{1,3}), holding")

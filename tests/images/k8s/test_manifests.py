@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from entrypoints.errors import UsageError
-from images.manifests import KINDS, ManifestOptions, notes, platforms, render
+from images.k8s.manifests import KINDS, ManifestOptions, notes, platforms, render
 from tests.helpers.golden import expected
 from tests.helpers.kubernetes_schema import CRD_OF, load, validate
 

@@ -12,7 +12,7 @@ from entrypoints.errors import UsageError
 from entrypoints.workloads.deepep import HT_NODES_LATER, INTRANODE_RANKS
 from entrypoints.workloads.model import nearest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MOST_NODES = 5000
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?")
 #: Our options that every node must get from the template, with the option of the renderer that sets them.

@@ -18,7 +18,7 @@ import yaml
 from entrypoints.errors import UsageError
 
 from . import manifests
-from .k8s_options import ManifestOptions, platforms
+from .options import ManifestOptions, platforms
 
 Operation = dict[str, Any]
 _MARK = "# Written by ./inv k8s.render --kustomize; it replaces this whole folder."

@@ -13,10 +13,10 @@ import yaml
 from entrypoints.errors import UsageError
 from entrypoints.output import say
 
-from . import k8s_collect
-from .bench_host import interruptible
-from .k8s_api import ApiError, Cluster, Document
-from .k8s_watch import Pace, Watch
+from ..bench_host import interruptible
+from . import collect
+from .api import ApiError, Cluster, Document
+from .watch import Pace, Watch
 
 #: On everything that one run makes: its pods are told from an earlier run's of the same name.
 RUN_LABEL = "epbox.run"
@@ -102,7 +102,7 @@ def run(documents: Sequence[Document], cluster: Cluster, options: RunOptions) ->
             code, why = watch.until_ended(options.timeout)
         except KeyboardInterrupt:
             if watch is not None and watch.lines:
-                k8s_collect.write(options.out, documents, list(watch.pods.values()), watch.lines, 130, "interrupted")
+                collect.write(options.out, documents, list(watch.pods.values()), watch.lines, 130, "interrupted")
             raise
         finally:
             made += [found for each in trying for found in _made_unseen(cluster, each, run_id)]
@@ -114,7 +114,7 @@ def run(documents: Sequence[Document], cluster: Cluster, options: RunOptions) ->
             with suppress(OSError):
                 # Goes only when empty.
                 options.out.rmdir()
-    verdict = k8s_collect.write(options.out, documents, list(watch.pods.values()), watch.lines, code, why)
+    verdict = collect.write(options.out, documents, list(watch.pods.values()), watch.lines, code, why)
     say(f"k8s.run: {verdict}")
     return code
 

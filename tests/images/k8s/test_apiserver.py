@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EngineError
-from images import k8s_api
-from images.k8s_run import RunOptions, documents_of, run
-from images.k8s_watch import Pace
-from images.manifests import ManifestOptions, render
+from images.k8s import api
+from images.k8s.manifests import ManifestOptions, render
+from images.k8s.run import RunOptions, documents_of, run
+from images.k8s.watch import Pace
 from tests.helpers.kube_server import Script
 from tests.helpers.kubernetes_schema import load
 from tests.helpers.real_apiserver import RealCluster
@@ -37,7 +37,7 @@ def go(cluster: RealCluster, tmp_path: Path) -> Any:
     runs = itertools.count()
 
     def start(token: str = "admin", timeout: float = 60, **change: Any) -> int:
-        session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config", token))
+        session = api.connect(cluster.kubeconfig(tmp_path / "config", token))
         documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
         out = tmp_path / f"out{next(runs)}"
         return run(documents, session, RunOptions(out, timeout, pace=Pace(grace=2, poll=0.3, watch=2, retry=0.2)))
@@ -80,7 +80,7 @@ def test_refusals_are_the_servers_own_words(cluster: RealCluster, go: Any, tmp_p
         go(token="nobody")
     with pytest.raises(EngineError, match=r"the cluster has no JobSet \(jobset.x-k8s.io/v1alpha2\)"):
         go(kind="jobset")
-    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    session = api.connect(cluster.kubeconfig(tmp_path / "config"))
     documents = documents_of(render(OPTIONS), "manifest")
     documents[1]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "many"
     with pytest.raises(EngineError, match=r"cannot create Pod epbox-0: HTTP 400|does not take Pod epbox-0"):
@@ -120,13 +120,13 @@ def test_the_shipped_role_is_enough_and_events_are_not_needed(cluster: RealClust
 
 
 def test_a_watch_from_too_long_ago_is_410(cluster: RealCluster, tmp_path: Path) -> None:
-    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    session = api.connect(cluster.kubeconfig(tmp_path / "config"))
     _, version = session.pods("a=b")
     made = session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}})
     session.delete(made)
     cluster.compact(int(session.pods("a=b")[1]))
     assert list(session.watch_pods("a=b", session.pods("a=b")[1], 1)) == []
-    with pytest.raises(k8s_api.ApiError) as caught:
+    with pytest.raises(api.ApiError) as caught:
         list(session.watch_pods("a=b", "1", 2))
     assert caught.value.status == 410
     assert int(version) > 1
@@ -135,7 +135,7 @@ def test_a_watch_from_too_long_ago_is_410(cluster: RealCluster, tmp_path: Path) 
 @pytest.mark.parametrize("path", sorted(Path("tests/golden/kubernetes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_server_takes_every_golden_manifest_of_its_own_kinds(path: Path, cluster: RealCluster, tmp_path: Path) -> None:
     """What schemas cannot say: names, selectors, resources and rights that the server checks itself (a dry run makes nothing)."""
-    session = k8s_api.connect(cluster.kubeconfig(tmp_path / "config"))
+    session = api.connect(cluster.kubeconfig(tmp_path / "config"))
     for document in documents_of(path.read_text(), path.name):
         if "." not in document["apiVersion"].partition("/")[0]:
             cluster.request("POST", f"{session.path(document)}?dryRun=All", document)

@@ -13,7 +13,7 @@ import yaml
 
 from entrypoints.errors import UsageError
 from entrypoints.preflight.flags import run_flags
-from images.containers import ContainerOptions, notes, render
+from images.cluster.containers import ContainerOptions, notes, render
 from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/docker")

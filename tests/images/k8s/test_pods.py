@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import k8s_tasks
-from images.k8s_logs import Position, doctor_of, result_of
-from images.k8s_options import ManifestOptions
-from images.k8s_pods import Pod, broken, expected, node_rank, outcome, view, waiting
-from images.manifests import KINDS, render
+from images.k8s import tasks
+from images.k8s.logs import Position, doctor_of, result_of
+from images.k8s.manifests import KINDS, render
+from images.k8s.options import ManifestOptions
+from images.k8s.pods import Pod, broken, expected, node_rank, outcome, view, waiting
 from tests.helpers.kube_pods import pods_of
 from tests.helpers.kubernetes_schema import load
 
@@ -165,7 +165,7 @@ def test_results_in_a_log_are_found_whole_or_not_at_all() -> None:
     assert doctor_of(["no document", "}"]) is None
 
 
-@pytest.mark.parametrize("made", [k8s_tasks.render, k8s_tasks.run], ids=["render", "run"])
+@pytest.mark.parametrize("made", [tasks.render, tasks.run], ids=["render", "run"])
 def test_every_option_of_a_manifest_is_an_option_of_both_tasks_with_its_help(made: Any) -> None:
     names = {"args" if each.name == "arguments" else each.name for each in fields(ManifestOptions)}
     arguments = {argument.attr_name or argument.name: argument for argument in made.get_arguments()}

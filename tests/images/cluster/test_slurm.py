@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoints.errors import UsageError
-from images.slurm import SlurmOptions, notes, render, seconds
+from images.cluster.slurm import SlurmOptions, notes, render, seconds
 from tests.helpers.golden import expected
 from tests.helpers.shells import complaints
 

@@ -4,7 +4,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
-from .menu import exit_code, show, words
+from ..menu import exit_code, show, words
 
 
 @task(

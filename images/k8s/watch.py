@@ -12,10 +12,10 @@ from typing import Any
 from entrypoints.errors import TimedOut
 from entrypoints.output import say
 
-from . import k8s_pods
-from .k8s_api import ApiError, Cluster, Document
-from .k8s_logs import HOLDING, follow
-from .k8s_pods import Pod
+from . import pods
+from .api import ApiError, Cluster, Document
+from .logs import HOLDING, follow
+from .pods import Pod
 
 #: Logs followed live at once; a bigger job's other logs are read when a place is free.
 _LIVE = 64
@@ -46,7 +46,7 @@ class Watch:
         self._reading: dict[str, threading.Thread] = {}
         self._live = threading.Semaphore(_LIVE)
         self._told: set[str] = set()
-        self._wanted = k8s_pods.expected(made)
+        self._wanted = pods.expected(made)
         self.pods: dict[str, Pod] = {}
         self.lines: dict[str, list[str]] = {}
 
@@ -69,7 +69,7 @@ class Watch:
                     return TimedOut.exit_code, self._late(timeout)
         finally:
             self._finish()
-        return k8s_pods.outcome(self.pods.values(), gave_up)
+        return pods.outcome(self.pods.values(), gave_up)
 
     def _all_ended(self, gave_up: str) -> bool:
         ended = sum(pod.ended for pod in self.pods.values())
@@ -121,7 +121,7 @@ class Watch:
             self._seen(each, False)
 
     def _seen(self, document: Document, deleted: bool) -> None:
-        pod = k8s_pods.view(document)
+        pod = pods.view(document)
         before = self.pods.get(pod.name)
         if before is None or (not before.host and pod.host):
             say(f"[{pod.label}] {pod.name}{f' on {pod.host}' if pod.host else ' made'}")
@@ -182,7 +182,7 @@ class Watch:
 
     def _look(self) -> str:
         """Say, once each, why pods wait or do not come; return why a controller gave up, if one did."""
-        for reason, who in k8s_pods.waiting(self.pods.values()).items():
+        for reason, who in pods.waiting(self.pods.values()).items():
             self._once(f"waits: {who}: {reason}", reason)
         if self._wanted is None or sum(pod.started or pod.ended for pod in self.pods.values()) < self._wanted:
             self._events()
@@ -199,7 +199,7 @@ class Watch:
                 self._wanted = int(now["status"].get("desiredNumberScheduled", 0))
                 if not self._wanted:
                     return f"DaemonSet {each['metadata']['name']}: no node of the cluster fits its node selector and tolerations"
-            if why := k8s_pods.broken(now):
+            if why := pods.broken(now):
                 return f"{each['kind']} {each['metadata']['name']}: {why}"
         return ""
 
@@ -222,7 +222,7 @@ class Watch:
 
     def _late(self, timeout: float) -> str:
         ended = sum(pod.ended for pod in self.pods.values())
-        why = "; ".join(f"{who}: {reason}" for reason, who in k8s_pods.waiting(self.pods.values()).items())
+        why = "; ".join(f"{who}: {reason}" for reason, who in pods.waiting(self.pods.values()).items())
         return f"--timeout: {ended} of {self._wanted or len(self.pods)} pods ended in {timeout:g} s{f'; {why}' if why else ''}"
 
     def _once(self, text: str, reason: str = "") -> None:

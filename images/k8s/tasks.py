@@ -13,8 +13,8 @@ from invoke.tasks import Task, task
 
 from entrypoints.errors import UsageError
 
-from .k8s_options import ManifestOptions
-from .menu import exit_code, show, words
+from ..menu import exit_code, show, words
+from .options import ManifestOptions
 
 #: Where an option is not called as its field.
 _NAMES = {"arguments": "args"}
@@ -128,26 +128,27 @@ def run(
     from entrypoints.bench.outdir import stamp
     from entrypoints.output import say
 
-    from . import k8s_api, k8s_run, manifests
+    from . import api, manifests
+    from . import run as runner
 
     with exit_code("k8s.run"):
         options = _chosen(c, {**given, "namespace": namespace or "default"})
         seconds = number(timeout, "--timeout") if timeout else options.deadline_seconds + 300
         if seconds < 1:
             raise UsageError(f"{seconds} s", where="--timeout", hint="at least 1")
-        documents = k8s_run.documents_of(_text(file), file) if file else []
+        documents = runner.documents_of(_text(file), file) if file else []
         if not file:
             manifests.check(options)
-        named = k8s_run.namespaces(documents)
+        named = runner.namespaces(documents)
         where_to = namespace or (named.pop() if len(named) == 1 else None)
-        cluster = k8s_api.connect(Path(kubeconfig) if kubeconfig else None, context or None, where_to)
+        cluster = api.connect(Path(kubeconfig) if kubeconfig else None, context or None, where_to)
         if not file:
             options = replace(options, namespace=cluster.namespace)
-            documents = k8s_run.documents_of(manifests.render(options), "rendered manifest")
+            documents = runner.documents_of(manifests.render(options), "rendered manifest")
             for note in manifests.notes(options):
                 say(f"note: {note}")
         where = Path(out) if out else Path("results") / stamp()
-        code = k8s_run.run(documents, cluster, k8s_run.RunOptions(where, seconds, keep))
+        code = runner.run(documents, cluster, runner.RunOptions(where, seconds, keep))
     if code:
         raise Exit(code=code)
 

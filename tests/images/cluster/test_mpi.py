@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints.errors import UsageError
-from images.mpi import MpiOptions, notes, render
+from images.cluster.mpi import MpiOptions, notes, render
 from tests.helpers.golden import expected
 from tests.helpers.shells import complaints
 

@@ -14,10 +14,10 @@ import certifi
 import pytest
 
 from entrypoints.errors import EngineError, UsageError
-from images import k8s_api
-from images.k8s_run import RunOptions, documents_of, run
-from images.k8s_watch import Pace
-from images.manifests import KINDS, ManifestOptions, render
+from images.k8s import api
+from images.k8s.manifests import KINDS, ManifestOptions, render
+from images.k8s.run import RunOptions, documents_of, run
+from images.k8s.watch import Pace
 from tests.helpers import torch_python
 from tests.helpers.bench_process import SMALL, document, free_port
 from tests.helpers.kube_pods import Pod, environment
@@ -43,7 +43,7 @@ def go(server: KubeServer, tmp_path: Path) -> Any:
     """Run a manifest on the server; the exit code."""
 
     def start(keep: bool = False, timeout: float = 60, **change: Any) -> int:
-        cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+        cluster = api.connect(server.kubeconfig(tmp_path / "config"))
         documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
         return run(documents, cluster, RunOptions(tmp_path / "out", timeout, keep, PACE))
 
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_applied(server:
 
 
 def test_a_secret_of_the_file_stays_out_of_the_folder(server: KubeServer, tmp_path: Path) -> None:
-    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+    cluster = api.connect(server.kubeconfig(tmp_path / "config"))
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "stringData": {"token": "hush"}}
     assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, RunOptions(tmp_path / "out", 60, pace=PACE)) == 0
     assert not any("hush" in path.read_text() for path in (tmp_path / "out").iterdir())
@@ -273,7 +273,7 @@ def test_a_kind_that_the_cluster_lacks_is_named(server: KubeServer, go: Any) -> 
 
 
 def test_an_invalid_object_is_refused_by_the_server(server: KubeServer, tmp_path: Path) -> None:
-    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"))
+    cluster = api.connect(server.kubeconfig(tmp_path / "config"))
     documents = documents_of(render(OPTIONS), "manifest")
     documents[1]["spec"]["completions"] = "three"
     with pytest.raises(EngineError, match="the cluster does not take Job epbox: Job is invalid"):
@@ -282,7 +282,7 @@ def test_an_invalid_object_is_refused_by_the_server(server: KubeServer, tmp_path
 
 
 def test_a_namespace_that_is_not_there(server: KubeServer, tmp_path: Path) -> None:
-    cluster = k8s_api.connect(server.kubeconfig(tmp_path / "config"), namespace="elsewhere")
+    cluster = api.connect(server.kubeconfig(tmp_path / "config"), namespace="elsewhere")
     documents = documents_of(render(replace(OPTIONS, namespace="elsewhere")), "manifest")
     with pytest.raises(EngineError, match='cannot create Service epbox: namespaces "elsewhere" not found'):
         run(documents, cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
@@ -301,12 +301,12 @@ def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: Ku
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
     for reason, call in {
-        "the API server does not answer: .*refused": lambda: k8s_api.connect(dead).pods("a=b"),
-        "does not know you: Unauthorized": lambda: k8s_api.connect(stranger).pods("a=b"),
-        "broken: cannot be used": lambda: k8s_api.connect(broken),
-        "absent: cannot be used": lambda: k8s_api.connect(tmp_path / "absent"),
-        "cannot be used: .*nowhere": lambda: k8s_api.connect(good, "nowhere"),
-        "no kubeconfig: .*set KUBECONFIG": lambda: k8s_api.connect(),
+        "the API server does not answer: .*refused": lambda: api.connect(dead).pods("a=b"),
+        "does not know you: Unauthorized": lambda: api.connect(stranger).pods("a=b"),
+        "broken: cannot be used": lambda: api.connect(broken),
+        "absent: cannot be used": lambda: api.connect(tmp_path / "absent"),
+        "cannot be used: .*nowhere": lambda: api.connect(good, "nowhere"),
+        "no kubeconfig: .*set KUBECONFIG": lambda: api.connect(),
     }.items():
         with pytest.raises(EngineError, match=reason) as caught:
             call()
@@ -324,10 +324,10 @@ def test_a_pod_reaches_its_own_cluster_with_its_own_account(tmp_path: Path, monk
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certifi.where())
-    monkeypatch.setattr(k8s_api, "_OWN_NAMESPACE", tmp_path / "namespace")
-    cluster = k8s_api.connect()
+    monkeypatch.setattr(api, "_OWN_NAMESPACE", tmp_path / "namespace")
+    cluster = api.connect()
     assert (cluster.namespace, cluster.where) == ("ci", "cluster in-cluster (https://10.0.0.1:443)")
-    assert k8s_api.connect(namespace="other").namespace == "other"
+    assert api.connect(namespace="other").namespace == "other"
 
 
 @pytest.mark.parametrize(
