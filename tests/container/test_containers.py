@@ -12,6 +12,7 @@ import pytest
 
 from images import build as builder
 from images.cluster.containers import ContainerOptions, render
+from tests.helpers import compose
 from tests.helpers.bench_process import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
@@ -42,6 +43,24 @@ def test_printed_commands_run_two_nodes(cpu: builder.Image, tmp_path: Path) -> N
     warned = [check["id"] for check in result["nodes"][0]["doctor"]["checks"] if check["status"] in ("WARN", "FAIL")]
     assert not {"container.runtime", "container.shm", "container.mempolicy"} & set(warned), warned
     assert {path.stat().st_uid for path in (tmp_path / "results").iterdir()} == {os.getuid()}
+
+
+def test_the_compose_file_runs_two_nodes(cpu: builder.Image, tmp_path: Path) -> None:
+    words = [*compose.command(), "-p", "epbox-compose"]
+    options = replace(OPTIONS, format="compose", name="epbox-composed", image="epbox-test:cpu", master_port=free_port())
+    (tmp_path / "compose.yaml").write_text(render(options))
+    environ = {**os.environ, "DOCKER_HOST": cpu.engine.url, "MASTER_ADDR": "127.0.0.1", "EPBOX_USER": f"{os.getuid()}:{os.getgid()}"}
+    (tmp_path / "results").mkdir()
+    run = {"cwd": tmp_path, "env": environ, "capture_output": True, "text": True, "timeout": 200}
+    try:
+        done = subprocess.run([*words, "up"], **run)
+        ended = [cpu.engine.client().containers.get(f"epbox-composed-node{node}").wait()["StatusCode"] for node in (0, 1)]
+    finally:
+        subprocess.run([*words, "down"], **run)
+    assert (done.returncode, ended) == (0, [0, 0]), done.stdout + done.stderr
+    result = json.loads((tmp_path / "results" / "result.json").read_text())
+    assert result["status"] == "ok" and result["correctness"]["passed"]
+    assert [rank["rank"] for node in result["nodes"] for rank in node["ranks"]] == [0, 1, 2, 3]
 
 
 def test_docker_stop_ends_both_nodes_with_a_record(cpu: builder.Image, tmp_path: Path) -> None:

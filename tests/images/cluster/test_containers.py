@@ -1,7 +1,6 @@
 """docker.render: whole texts (EPBOX_UPDATE_GOLDEN=1 renews them), the flags that doctor advises, and every bad parameter."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ import yaml
 from entrypoints.errors import UsageError
 from entrypoints.preflight.flags import run_flags
 from images.cluster.containers import ContainerOptions, notes, render
+from tests.helpers import compose
 from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/docker")
@@ -89,15 +89,9 @@ def test_a_compose_file_without_gpus_asks_for_none() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith(".yaml")])
 def test_compose_itself_accepts_the_file(name: str, tmp_path: Path) -> None:
-    old = shutil.which("docker-compose")
-    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
-    if not old and not plugin:
-        pytest.skip("neither docker compose nor docker-compose is installed")
     (tmp_path / "compose.yaml").write_text(render(CASES[name]))
-    command = ["docker", "compose"] if plugin else [str(old)]
-    done = subprocess.run(
-        [*command, "-f", "compose.yaml", "config"], cwd=tmp_path, env={**os.environ, "MASTER_ADDR": "a"}, capture_output=True, text=True
-    )
+    words = [*compose.command(), "-f", "compose.yaml", "config"]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "MASTER_ADDR": "a"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(yaml.safe_load(done.stdout)["services"]) == CASES[name].nodes
 
