@@ -9,7 +9,7 @@ import re
 #: A line without any of these says nothing about a result.
 INTERESTING = re.compile(
     rb"\[t(?:uning|esting)\]|\[alltoall\] result |"
-    rb"\bpassed|GB/s|\] Dispatch |\[(?:config|layout)\]|Config:|barrier time| > (?:Rank|Testing|E|T|#)|, t: "
+    rb"\bpassed|GB/s|\] Dispatch |\[(?:config|layout)\]|Config:|barrier time|> (?:Rank|Testing|E|T|#)|, t: "
 )
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -61,6 +61,10 @@ LL_ANY = re.compile(r"Dispatch \+ combine bandwidth|Dispatch bandwidth|send/recv
 #: The same on bytes, to the end of their lines; numbers are made of bytes as well as of text.
 LL_BYTES = tuple(re.compile(pattern.pattern.encode() + rb"[ \r]*(?:\n|\Z)") for pattern in (LL_BOTH, LL_EACH, LL_PHASES))
 
+#: What only DeepEP 2's tests print: enough to begin a run, where a word of it (`Config:`, `STEP:`) is anyone's.
+EP_ANY = re.compile(
+    r"(?<![\w.])EP: *\d+/ *\d+ ?[|,]|(?<![-=])> Rank(?:s: \d+| *\d+/ *\d+ \||: *\d+/)|> Testing with do_handle_copy|^\s*Config:\s*$"
+)
 EP_RANKS = re.compile(r"> Ranks: (\d+)(?: x (\d+))?")
 EP_EXPERTS = re.compile(r"> Experts: (\d+)/(\d+)")
 EP_TOKENS = re.compile(r"> Tokens: (\d+) \(max: (\d+)\), hidden: (\d+)")

@@ -1,5 +1,6 @@
 """What launchers put around a line: colours, timestamps and the name of the process that wrote it."""
 
+import json
 import re
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
@@ -16,6 +17,7 @@ _WRITERS = tuple(
         r"\s*\[(?P<w>\d+,\d+)\](?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # mpirun --tag-output
         r"\s*\[[\w.-]+@(?P<w>\d+,(?:rank )?\d+)\](?:\[[^\]]*\])?(?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # the same of Open MPI 5
         r"\s*<std(?:out|err)>:\s?",
+        r"std(?:out|err) [FP] ",  # a container's log file as the kubelet keeps it (CRI)
         r"\s*\[(?P<w>pod/[^\]\s]+)\] ?",  # kubectl logs --prefix
         r"\s*\[(?P<w>(?:default|rank)_?\d+)\]:\s?",  # torchrun --redirects / --tee
         r"\s*\[rank (?P<w>\d+)\] (?=\s*[\[>]|(?:Config|Allocating|Testing)\b)",  # the supervisor of this project
@@ -40,10 +42,20 @@ _OWN = ("[tuning] ", "[testing] ", "[config] ", "[layout] ")
 
 
 def clean(line: str) -> str:
-    """The line without colours, carriage returns at its end and terminal control sequences."""
+    """The line without colours, carriage returns at its end and terminal control sequences; of Docker's json-file log the message."""
+    if line.startswith('{"log":'):
+        line = _json_message(line)
     if "\x1b" in line:
         line = _ANSI.sub("", line)
     return line.rstrip("\r\n")
+
+
+def _json_message(line: str) -> str:
+    try:
+        value = json.loads(line)["log"]
+    except (ValueError, KeyError, TypeError):
+        return line
+    return value if isinstance(value, str) else line
 
 
 def split_writer(line: str) -> tuple[str, str]:

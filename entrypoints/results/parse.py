@@ -53,10 +53,14 @@ class Parser:
         if held and not text.lstrip().startswith(("[tuning]", "[testing]", "[rank ", "[config]")):
             # The rest of a message that a terminal, a pipe or another rank cut in two.
             text = held + text
+        if "**" in text:
+            text = text.replace("**", "")  # bold figures of a posted log
         kind = _kind(text, self._current)
         if kind is None:
             return
         current = self._current
+        if isinstance(current, TuningRun) and current.undecided and "[tuning]" in text:
+            current.test = kind
         if current is None or not _same_kind(current, kind) or current.ends_before(writer, text):
             self._close()
             current = self._current = _new(kind, number)
@@ -151,7 +155,8 @@ def _kind(text: str, current: Collector | None) -> str | None:
         if "RDMA chunk" in text or "(RDMA)" in text:
             return "internode"
         # A torn line may have lost its RDMA part: it stays with the run it is in.
-        return "internode" if isinstance(current, TuningRun) and current.test == "internode" and "chunk" not in text else "intranode"
+        torn = not (formats.BEST.search(text) or formats.TUNING.search(text))
+        return "internode" if torn and isinstance(current, TuningRun) and current.test == "internode" else "intranode"
     if "[config]" in text and "num_tokens=" in text:
         return "internode" if "num_topk_groups" in text else "intranode"
     if formats.LL_ANY.search(text):
@@ -160,9 +165,9 @@ def _kind(text: str, current: Collector | None) -> str | None:
         if isinstance(current, TuningRun):
             return current.test
         return "internode" if "[testing] Running" in text else None
-    if "EP:" in text or "> Rank" in text or "> Testing with do_handle_copy" in text or "Config:" in text:
+    if formats.EP_ANY.search(text):
         return "elastic"
-    if isinstance(current, ElasticRun) and " > " in f" {text}":
+    if isinstance(current, ElasticRun) and (" > " in f" {text}" or "EP:" in text):
         return "elastic"
     return None
 

@@ -43,6 +43,11 @@ class TuningRun:
         """True when only pieces of messages were seen."""
         return not (self.best or self.tuning_lines or self.started_cases or self.passed or self.shape or self.layout_ms)
 
+    @property
+    def undecided(self) -> bool:
+        """True when nothing tells internode from intranode yet: both print the same cases, and ports leave num_topk_groups out."""
+        return not (self.best or self.tuning_lines or self._done) and "num_topk_groups" not in self.shape
+
     def ends_before(self, writer: str, text: str) -> bool:
         """True when this line belongs to a later run of the same test."""
         if "[config]" in text:

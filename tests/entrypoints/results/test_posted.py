@@ -160,3 +160,72 @@ def test_elastic_lines_without_a_copy_or_a_mark() -> None:
     assert run["best"][0]["rdma_gbps"] == 35.0
     assert run["configurations"][0]["ranks"] == 2
     assert run["configurations"][0]["copy_or_reduce_gbps"] is None
+
+
+BESTS = (
+    "[tuning] Best dispatch (FP8): SMs 24, NVL chunk 40, RDMA chunk 12: 51.78 GB/s (RDMA), 96.43 GB/s (NVL)",
+    "[tuning] Best dispatch (BF16): SMs 24, NVL chunk 36, RDMA chunk 8: 52.78 GB/s (RDMA), 97.43 GB/s (NVL)",
+    "[tuning] Best combine: SMs 24, NVL chunk 2, RDMA chunk 20: 44.37 GB/s (RDMA), 145.16 GB/s (NVL)",
+)
+FIGURES = [("dispatch", "fp8", 51.78, 96.43), ("dispatch", "bf16", 52.78, 97.43), ("combine", None, 44.37, 145.16)]
+
+
+@pytest.mark.parametrize("bold", ["**51.78 GB/s** (RDMA), **96.43 GB/s** (NVL)", "**51.78** GB/s (RDMA), **96.43** GB/s (NVL)"])
+def test_each_figure_in_bold(bold: str) -> None:
+    (run,) = parse_lines([BESTS[0].replace("51.78 GB/s (RDMA), 96.43 GB/s (NVL)", bold), *BESTS[1:]])
+    assert figures(run) == FIGURES
+
+
+def test_low_latency_figures_in_bold() -> None:
+    (run,) = parse_lines(
+        ["[rank 0] Dispatch bandwidth: 0.10 GB/s, avg_t=73857.00 us | Combine bandwidth: **1.24 GB/s,** avg_t=11727.00 us"]
+    )
+    assert run["low_latency_kernels"][0]["combine_gbps"] == 1.24
+
+
+@pytest.mark.parametrize(
+    "noise",
+    ["Model Config: hidden 7168", "STEP: 5 check passed", "eth0 4.1 GB/s EP: ok", "gateway -> Rank 3 passed", "DEEP: done at 3 GB/s"],
+)
+def test_words_of_another_program_cut_no_run(noise: str) -> None:
+    """`Config:`, `EP:` and `> Rank` begin lines of DeepEP 2's tests, and are in lines of others too."""
+    config = "[config] num_tokens=4096, hidden=7168, num_topk_groups=2, num_topk=8"
+    point = "[tuning] SMs 24, NVL chunk 36, RDMA chunk 24: 51.12 GB/s (RDMA), 95.21 GB/s (NVL)"
+    (run,) = parse_lines([noise, config, noise, point, noise, *(line for best in BESTS for line in (best, noise))])
+    assert (run["test"], run["tuning_lines"], figures(run), run["shape"]["nodes"]) == ("internode", 1, FIGURES, 2)
+
+
+def test_cases_without_a_config_line_belong_to_what_follows() -> None:
+    """Both tests print the same cases, and ports' [config] lines have no num_topk_groups."""
+    case = "[testing] Running with BF16, without top-k (async=False, previous=False) ... passed"
+    (intranode,) = parse_lines([case, "[tuning] Best combine: SMs 24, NVL chunk 15: 355.45 GB/s (NVL), 442 us"])
+    assert (intranode["test"], intranode["passed_cases"], intranode["best"][0]["time_us"]) == ("intranode", 1, 442.0)
+    (internode,) = parse_lines(["[config] num_tokens=8, hidden=7168, num_topk=8, num_experts=64", case, *BESTS])
+    assert (internode["test"], internode["passed_cases"], internode["shape"]["num_experts"]) == ("internode", 1, 64)
+
+
+@pytest.mark.parametrize("cut", (20, 34, 48, 62, 76))
+def test_a_container_log_file_with_partial_lines(cut: int) -> None:
+    """The kubelet's log files: P marks a part, F the end of a line."""
+    lines = [f"2026-08-19T05:29:34.123456789+00:00 stdout F {line}" for line in BESTS]
+    head, tail = BESTS[2][:cut], BESTS[2][cut:]
+    lines[2:] = [f"2026-08-19T05:29:34.123456789Z stdout P {head}", f"2026-08-19T05:29:34.123456790Z stdout F {tail}"]
+    (run,) = parse_lines(lines)
+    assert figures(run) == FIGURES
+
+
+def test_a_docker_log_file() -> None:
+    lines = [f'{{"log":"\\u001b[32m{line}\\u001b[0m\\n","stream":"stdout","time":"2026-08-19T05:29:34.1Z"}}' for line in BESTS]
+    (run,) = parse_lines([*lines, '{"log": 3}', '{"log":"cut'])
+    assert figures(run) == FIGURES
+    assert "writer" not in run["best"][0]
+
+
+def test_a_post_whose_first_line_lost_its_indent() -> None:
+    (run,) = parse_lines(
+        [
+            "> Testing with do_handle_copy=1, use_fp8_dispatch=1, num_bias=0 ...",
+            "* EP:   0/16 | dispatch: 35 GB/s (SO), 203 GB/s (SU), 864.688 us, 2 bytes",
+        ]
+    )
+    assert (run["test"], figures(run)) == ("elastic_ep", [("dispatch", "fp8", 35.0, 203.0)])
