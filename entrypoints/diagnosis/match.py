@@ -46,7 +46,7 @@ def diagnose_paths(paths: Iterable[str | Path], facts: Mapping[str, Any] | None 
 def judge(scan: Scan, facts: Mapping[str, Any]) -> list[Finding]:
     """Findings for a scanned log. Pure: the same scan and facts give the same findings."""
     ranked = [
-        (_severity(scan, signature, hit), _rank(scan, signature, facts), hit.first, signature, hit)
+        (_severity(scan, signature, hit), _rank(scan, signature, hit, facts), hit.first, signature, hit)
         for signature, hit in _candidates(scan, facts)
     ]
     strong = any(severity == "fatal" and rank < _BEHIND for severity, rank, *_ in ranked)
@@ -87,9 +87,9 @@ def _candidates(scan: Scan, facts: Mapping[str, Any]) -> Iterable[tuple[Signatur
             yield signature, hit
 
 
-def _rank(scan: Scan, signature: Signature, facts: Mapping[str, Any]) -> int:
+def _rank(scan: Scan, signature: Signature, hit: Hit, facts: Mapping[str, Any]) -> int:
     """Place of a cause in the chain: its phase, behind the others when it only may be the root. Doctor's failures bring it forward."""
-    behind = signature.weak or (bool(signature.confirm) and not any(text in scan.probes for text in signature.confirm))
+    behind = signature.weak or hit.passing or (bool(signature.confirm) and not any(text in scan.probes for text in signature.confirm))
     if behind and _doctor_says(signature, facts):
         behind = False
     return signature.order + _BEHIND * behind
@@ -99,6 +99,8 @@ def _severity(scan: Scan, signature: Signature, hit: Hit) -> str:
     log = scan.log_of(hit.last)
     if log.finished > hit.last or (not log.finished and scan.finished and not log.failed):
         return signature.finished
+    if hit.passing and not scan.failed:
+        return "benign"
     if signature.unfailed and not scan.failed and (signature.unfailed_with is None or signature.unfailed_with in scan.probes):
         return signature.unfailed
     return "fatal"
@@ -113,6 +115,9 @@ def _doctor_says(signature: Signature, facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_IN_PASSING = "said as information or a warning, and nothing in the log failed"
+
+
 class _Named(dict[str, str]):
     def __missing__(self, key: str) -> str:
         return {"device": "device", "module": "asked for", "library": "asked for", "xid": "number unknown"}.get(key, "?")
@@ -125,7 +130,9 @@ def _finding(scan: Scan, signature: Signature, hit: Hit, severity: str, facts: M
     return Finding(
         cause_id="benign-warning" if benign else signature.id,
         severity=severity,
-        cause=(signature.benign if benign else signature.cause).format_map(names),
+        cause=(_IN_PASSING if benign and hit.passing and not scan.finished else signature.benign if benign else signature.cause).format_map(
+            names
+        ),
         remedy="none" if benign else signature.remedy.format_map(names),
         line=hit.first - log.start,
         text=hit.text,

@@ -18,6 +18,7 @@ _WORDS = (
     "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
     "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
     "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
+    "|kernel image|off the bus|nv_err|nccl_gin"
     "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found|[config]"
 )
 
@@ -37,17 +38,28 @@ _INTERESTING = re.compile(_trie(_WORDS.split("|")).encode())
 #: Numbers that change the meaning of a line; they are part of what is remembered of it.
 _CODES = re.compile(rb"(?:status|error|errno|code|with|exitcode|signal|cuda|xid)[ :=(]{1,4}-?(\d{1,5})", re.IGNORECASE)
 _FAILED = re.compile(
-    rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process"
-    rb"|accessible, exiting|core dumped|aborted"
-    rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out|watchdog"
-    rb"|build stopped|\bkilled\b|has completed|caught signal|backtrace|sigterm|segmentation|fatal|assertion|signal \d+|a rank failed",
+    rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process|terminate called"
+    rb"|accessible, exiting|core dumped|\baborted\b"
+    rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out"
+    rb"|watchdog (?:caught|thread|got)|build stopped|\bkilled\b|initialization has completed|caught signal|\bbacktrace\b|\bsigterm\b"
+    rb"|segmentation|\bfatal\b(?!: not a git)|assertion|signal \d+|a rank failed",
     re.IGNORECASE,
+)
+#: Lines that a logger calls information or a warning, or that say themselves that it goes on. What they tell is no failure, and
+#: behind what is one. NVSHMEM's and NCCL's own `WARN` is none of these: it is often all they say of a failure.
+_IN_PASSING = re.compile(
+    rb"\A.{0,160}?(?<!NVSHMEM )\b(?:INFO|DEBUG|WARNING|NOTICE)\b(?!: [A-Z])|pip's dependency resolver"
+    rb"|[Ii]gnor(?:e|ed|ing) (?:the )?(?:import )?(?:error|exception)|Exception ignored in",
+    re.DOTALL,
 )
 _ERROR_LINE = re.compile(
     rb"^\s*(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Failed)\b|error:|fatal|\bERROR\b|failed|cannot |abort|assert|panic|core dumped|killed",
     re.IGNORECASE,
 )
-_NOT_AN_ERROR = re.compile(rb"\bINFO\b|\bDEBUG\b|\b0 errors?\b|no errors?|errors?[ =:]+0\b|previous_event|warn", re.IGNORECASE)
+_NOT_AN_ERROR = re.compile(
+    rb"\bINFO\b|\bDEBUG\b|not a git repo|pip's dependency resolver|\b0 errors?\b|no errors?|errors?[ =:]+0\b|previous_event|warn",
+    re.IGNORECASE,
+)
 _FINISH = re.compile(
     rb"\[tuning\] Best combine|Combine bandwidth:|Combine send/recv time|Dispatch \+ combine bandwidth|[@+] EP: |epbox.*\bok\b"
 )
@@ -62,13 +74,17 @@ MAX_EXAMINED = 10_000
 
 @dataclass
 class Hit:
-    """Where a signature matched: first and last line (from 1), how often, the first text and what its groups caught."""
+    """Where a signature matched: first and last line (from 1), how often, the first text and what its groups caught.
+
+    `passing` is true while all its lines are such that a logger calls them information or a warning.
+    """
 
     first: int
     last: int
     text: str
     groups: dict[str, str]
     count: int = 1
+    passing: bool = False
 
 
 @dataclass
@@ -173,6 +189,7 @@ class Scanner:
     def _examine(self, number: int, raw: bytes) -> tuple[int, ...]:
         line = clean(raw.decode("utf-8", "replace")).encode() if b"\x1b" in raw else raw
         lower = line.lower()
+        passing = _IN_PASSING.search(line) is not None
         for text in [text for text, (sure, probe) in self._open_probes.items() if sure in lower and probe.search(line)]:
             self.scan.probes.add(text)
             del self._open_probes[text]
@@ -184,8 +201,8 @@ class Scanner:
             found.append(index)
             groups = {name: value.decode("utf-8", "replace") for name, value in match.groupdict().items() if value}
             hit = self.scan.hits.get(index)
-            if hit is None:
-                self.scan.hits[index] = Hit(number, number, quote(line), groups)
+            if hit is None or (hit.passing and not passing):
+                self.scan.hits[index] = Hit(number, number, quote(line), groups, 1 if hit is None else hit.count + 1, passing)
             else:
                 hit.count += 1
                 hit.last = number
@@ -201,11 +218,13 @@ class Scanner:
                 scan.best_lines.append((number, line))
         if b"[config]" in shape and len(scan.best_lines) < 1000:
             scan.best_lines.append((number, line))
-        if _FAILED.search(line):
+        failed = _FAILED.search(line)
+        passing = failed is not None and _IN_PASSING.search(line) is not None
+        if failed and not passing:
             scan.logs[-1].failed = number
-        if b"traceback (most recent" in shape:
+        if b"traceback (most recent" in shape and not passing:
             self._traceback = True
-        if scan.error is None and _ERROR_LINE.search(line) and not _NOT_AN_ERROR.search(line):
+        if scan.error is None and not passing and _ERROR_LINE.search(line) and not _NOT_AN_ERROR.search(line):
             scan.error = (number, quote(line))
         if b"dev_id" in shape and len(scan.dev_ids) < 10_000:
             match = _DEV_ID.match(split_writer(clean(line.decode("utf-8", "replace")))[1].encode())
