@@ -1,20 +1,22 @@
 """The table is well formed, and the quick look at a line never hides one that a signature wants."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from entrypoints.diagnosis.match import diagnose_lines
 from entrypoints.diagnosis.scan import _INTERESTING
-from entrypoints.diagnosis.signatures import literal, load
+from entrypoints.diagnosis.signatures import literal, load, sure
 from entrypoints.errors import UsageError
 
 VOCABULARY = Path(__file__).parents[4] / "shared" / "logs" / "CAUSES.md"
 
 
-PATTERNS = sorted({pattern.pattern.decode() for item in load().signatures for pattern in item.patterns} | set(load().probes))
+PATTERNS = sorted({text for item in load().signatures for text in item.texts} | set(load().probes))
 
 
 @given(st.data())
@@ -24,6 +26,8 @@ def test_no_match_of_a_pattern_is_without_its_literal(data: st.DataObject) -> No
     # Hypothesis makes no bytes for patterns without case.
     text = data.draw(st.from_regex(re.compile(pattern, re.IGNORECASE | re.ASCII))).encode("utf-8", "replace")
     assert literal(pattern) in text.lower()
+    assert any(word in text.lower() for word in sure(pattern))
+    assert load().sieve.search(text.lower())
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,31 @@ def test_no_match_of_a_pattern_is_without_its_literal(data: st.DataObject) -> No
 )
 def test_literals(pattern: str, expected: bytes) -> None:
     assert literal(pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("either|or", (b"either", b"or")),
+        ("(GID|gid)x(not found|invalid)", (b"not found", b"invalid")),
+        (r"(?:ab|cd)?\d", ()),
+        ("(?!never)(no|never)[|](always|often)", (b"always", b"often")),
+        (r"(?P<name>one|two)\(|three", (b"one", b"two", b"three")),
+        ("(a|b|)c", (b"c",)),
+    ],
+)
+def test_sure_words(pattern: str, expected: tuple[bytes, ...]) -> None:
+    assert sure(pattern) == expected
+
+
+def test_no_line_costs_more_than_its_length() -> None:
+    """Lines of 8 KiB that repeat the words of a pattern, and paths with many folders, which nested repetitions try in all ways."""
+    lines = ["non-zero status: 110 /" + "a/" * 60 + " x y", "status: 2 /" + "a/" * 60 + " x y"]
+    lines += [" ".join(word.decode() for word in sure(pattern)) + " not error failed " for pattern in PATTERNS[::9]]
+    for line in ((line * 8192)[:8192].encode() if number > 1 else line.encode() for number, line in enumerate(lines)):
+        start = time.process_time()
+        diagnose_lines([line])
+        assert time.process_time() - start < 2, line[:80]
 
 
 def test_most_patterns_have_a_literal() -> None:
