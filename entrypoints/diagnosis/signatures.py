@@ -115,7 +115,7 @@ def sure(pattern: str) -> tuple[bytes, ...]:
     `literal` where there is one; else those of the alternatives, of the pattern or of one group that must be there.
     """
     one = literal(pattern)
-    choices = [(one,)] if one else []
+    choices: list[tuple[bytes, ...]] = [(one,)] if one else []
     parts = _alternatives(pattern)
     if len(parts) > 1:
         choices += [_sure_of_all(parts)]
