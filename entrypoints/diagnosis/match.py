@@ -99,6 +99,8 @@ def _severity(scan: Scan, signature: Signature, hit: Hit) -> str:
     log = scan.log_of(hit.last)
     if log.finished > hit.last or (not log.finished and scan.finished and not log.failed):
         return signature.finished
+    if log.finished and log.failed < log.finished and signature.finished == "benign":
+        return "benign"  # while the run ends, after its results, peers that close first are warned about
     if hit.passing and not scan.failed:
         return "benign"
     if signature.unfailed and not scan.failed and (signature.unfailed_with is None or signature.unfailed_with in scan.probes):

@@ -18,7 +18,7 @@ _WORDS = (
     "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
     "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
     "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
-    "|kernel image|off the bus|nv_err|nccl_gin"
+    "|kernel image|teams|kill|event|xid_errors|open files|emfile|tx_depth|exception|deadline|evict|due to|off the bus|nv_err|nccl_gin"
     "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found|[config]"
 )
 
@@ -30,8 +30,8 @@ _FAILED = re.compile(
     rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process|terminate called"
     rb"|accessible, exiting|core dumped|\baborted\b"
     rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out"
-    rb"|watchdog (?:caught|thread|got)|build stopped|\bkilled\b|initialization has completed|caught signal|\bbacktrace\b|\bsigterm\b"
-    rb"|segmentation|\bfatal\b(?!: not a git)|assertion|signal \d+|a rank failed",
+    rb"|watchdog (?:caught|thread|got|timeout \()|error status: \d|build stopped|\bkilled\b|initialization has completed"
+    rb"|caught signal|\bbacktrace\b|\bsigterm\b|segmentation|\bfatal\b(?!: not a git)|assertion|signal \d+|a rank failed",
     re.IGNORECASE,
 )
 #: Lines that a logger calls information or a warning, or that say themselves that it goes on. What they tell is no failure, and
