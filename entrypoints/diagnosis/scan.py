@@ -18,7 +18,8 @@ _WORDS = (
     "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
     "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
     "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
-    "|kernel image|teams|kill|event|xid_errors|open files|emfile|tx_depth|exception|deadline|evict|due to|off the bus|nv_err|nccl_gin"
+    "|kernel image|pes on all"
+    "|teams|kill|event|xid_errors|open files|emfile|tx_depth|exception|deadline|evict|due to|off the bus|nv_err|nccl_gin"
     "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found|[config]"
 )
 
@@ -185,9 +186,9 @@ class Scanner:
         for text in [text for text, (sure, probe) in self._open_probes.items() if sure in lower and probe.search(line)]:
             self.scan.probes.add(text)
             del self._open_probes[text]
-        found = []
+        found: list[int] = []
         for index, signature in enumerate(self._signatures):
-            match = first_match(signature, line, lower)
+            match = None if signature.fallback and found else first_match(signature, line, lower)
             if match is None:
                 continue
             found.append(index)

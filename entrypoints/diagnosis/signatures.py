@@ -14,7 +14,7 @@ TABLE = Path(__file__).with_name("signatures.toml")
 SEVERITIES = ("fatal", "warning", "benign")
 _KEYS = {
     "id", "order", "patterns", "with", "without", "confirm", "finished", "unfailed", "unfailed_with",
-    "weak", "benign", "cause", "remedy", "doctor", "source",
+    "weak", "fallback", "benign", "cause", "remedy", "doctor", "source",
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class Signature:
     unfailed: str | None
     unfailed_with: str | None
     weak: bool
+    fallback: bool
     cause: str
     remedy: str
     benign: str
@@ -195,6 +196,7 @@ def load(path: Path = TABLE) -> Table:
             signatures.append(_signature(entry))
         except re.error as error:
             raise UsageError(f"pattern {error.pattern!r}: {error}", where=name) from error
+    signatures.sort(key=lambda item: item.fallback)
     texts = {text for item in signatures for text in (*item.required, *item.excluded, *item.confirm, item.unfailed_with) if text}
     words = {word for text in (*texts, *(each for item in signatures for each in item.texts)) for word in sure(text) or (b"",)}
     sieve = re.compile(trie(sorted(word.decode() for word in words)).encode())
@@ -215,6 +217,7 @@ def _signature(entry: dict[str, Any]) -> Signature:
         unfailed=entry.get("unfailed"),
         unfailed_with=entry.get("unfailed_with"),
         weak=entry.get("weak", False),
+        fallback=entry.get("fallback", False),
         cause=entry["cause"],
         remedy=entry["remedy"],
         benign=entry.get("benign", "a warning; the run finished"),
