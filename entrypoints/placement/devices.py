@@ -29,6 +29,10 @@ FOREIGN_DRIVERS = {
     "mlx4_core": "ConnectX-3 (mlx4)",
     "mlx4_ib": "ConnectX-3 (mlx4)",
     "vmw_pvrdma": "VMware pvrdma",
+    "cxi_core": "HPE Slingshot (cxi)",
+    "cxi_ss1": "HPE Slingshot (cxi)",
+    "usnic_verbs": "Cisco usNIC",
+    "enic": "Cisco usNIC",
 }
 FOREIGN_VENDORS = {
     0x1D0F: "AWS EFA",
@@ -38,6 +42,8 @@ FOREIGN_VENDORS = {
     0x1DED: "Alibaba eRDMA",
     0x1414: "Microsoft MANA",
     0x19E5: "HiSilicon hns",
+    0x17DB: "HPE Slingshot (cxi)",
+    0x1137: "Cisco usNIC",
 }
 FOREIGN_NAMES = {
     "efa_": "AWS EFA",
@@ -51,6 +57,8 @@ FOREIGN_NAMES = {
     "hfi1_": "Omni-Path hfi1",
     "qib": "QLogic qib",
     "mlx4_": "ConnectX-3 (mlx4)",
+    "cxi": "HPE Slingshot (cxi)",
+    "usnic_": "Cisco usNIC",
 }
 SOFTWARE = ("rxe", "siw", "rdma_rxe")
 

@@ -48,11 +48,11 @@ def card_of(hca: Hca) -> str:
 
 
 def levels_of(topology: Topology, gpus: Iterable[Gpu], hcas: Iterable[Hca]) -> dict[tuple[int, str], str | None]:
-    """The level of every pair: from the source or its PCI tree, else NODE or SYS by NUMA node, else None."""
+    """The level of every pair: from the source, its PCI tree or its NUMA nodes; None where they do not tell."""
     from entrypoints.topology import path_level
 
     nics = list(hcas)
-    return {(gpu.index, hca.label): path_level(topology, gpu, hca) or by_node(gpu, hca) for gpu in gpus for hca in nics}
+    return {(gpu.index, hca.label): path_level(topology, gpu, hca) for gpu in gpus for hca in nics}
 
 
 def by_node(gpu: Gpu, hca: Hca) -> str | None:

@@ -9,6 +9,10 @@ from entrypoints.topology.sysfs import bridges_of, place
 from entrypoints.topology.values import bus_id, bus_order, ids_of_mask, integer, natural
 from entrypoints.topology.xml_tree import Element, parse_xml
 
+#: osdev_type of a verbs device: a number up to version 2 of the format, in version 3 a bit of a mask (hwloc.h, hwloc_obj_osdev_type_e).
+OPENFABRICS = 3
+OPENFABRICS_BIT = 1 << 5
+
 
 @dataclass(frozen=True)
 class _Above:
@@ -23,6 +27,7 @@ class _Above:
 
 @dataclass
 class _Found:
+    version: int
     cpus: dict[int, Cpu] = field(default_factory=dict)
     nodes: dict[int, NumaNode] = field(default_factory=dict)
     gpus: list[Gpu] = field(default_factory=list)
@@ -39,7 +44,7 @@ def parse_hwloc(text: str, source: str) -> Topology:
     machine = next(iter(root.all("object")), None)
     if machine is None:
         raise UsageError("has no <object>", where=f"{source}:{root.line}", hint="is it `lstopo --of xml` output?")
-    found = _Found()
+    found = _Found(integer((root.get("version") or "1").partition(".")[0]) or 1)
     _walk(machine, _Above(), found)
     if not found.cpus:
         raise UsageError("has no PU", where=f"{source}:{machine.line}", hint="is it `lstopo --of xml` output?")
@@ -129,13 +134,13 @@ def _device(element: Element, above: _Above, found: _Found) -> None:
         found.gpu_vendors[pci] = vendor
         found.gpus.append(Gpu(len(found.gpus), pci, info.get("GPUModel"), info.get("NVIDIAUUID"), None, above.path, above.cpus))
     for device in devices:
-        # osdev_type 3 is OpenFabrics up to version 2; version 3 has a bit mask with the same name pattern of ports.
         ports = [
             item
             for item in device.all("info")
             if (item.get("name") or "").endswith("State") and (item.get("name") or "").startswith("Port")
         ]
-        if device.get("osdev_type") == "3" or ports:
+        kind = integer(device.get("osdev_type")) or 0
+        if (kind & OPENFABRICS_BIT if found.version >= 3 else kind == OPENFABRICS) or ports:
             found.hcas.append(_hca(device, pci, pci_class, vendor, above, ports))
 
 

@@ -20,7 +20,11 @@ from entrypoints.topology.model import Gpu, Hca, Topology
 def path_level(topology: Topology, gpu: Gpu, hca: Hca) -> str | None:
     """PIX, PXB, PHB, NODE or SYS: what the source states for the pair, else computed; None when unknowable."""
     stated = topology.levels.get((gpu.index, hca.label))
-    return stated or level_between(gpu.pci_path, gpu.numa_node, hca.pci_path, hca.numa_node)
+    if stated:
+        return stated
+    level = level_between(gpu.pci_path, gpu.numa_node, hca.pci_path, hca.numa_node)
+    # A matrix states levels: a pair whose cells it lost is not across nodes, but may be nearer than NODE.
+    return None if level == "NODE" and topology.levels and not gpu.pci_path else level
 
 
 def level_between(path: Sequence[str], node: int | None, other_path: Sequence[str], other_node: int | None) -> str | None:

@@ -12,8 +12,13 @@ from entrypoints.topology.tree import DirectoryTree, Tree, is_folder
 MAX_JSON, MAX_HWLOC, MAX_NCCL, MAX_MATRIX = 8, 4, 2, 1
 MAX_TEXT = MAX_JSON << 20
 
-#: A GPU by nvidia-smi's or rocm-smi's name, also right behind a colour code (which ends in "m").
-_MATRIX = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=m))GPU\[?\d{1,4}\b")
+#: A GPU by nvidia-smi's or rocm-smi's name, also right behind a colour code (which ends in "m") or an escaped "\\t" or "\\n".
+_MATRIX = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=m)|(?<=\\[tn]))GPU\[?\d{1,4}(?![A-Za-z0-9])")
+#: Tools and device names of matrices that tell nothing of NVIDIA GPUs: Huawei, Intel, Moore Threads, MetaX, Iluvatar, Cambricon, AMD.
+_OTHERS = re.compile(
+    r"\b(npu-smi|xpu-smi|mthreads-gmi|mx-smi|ixsmi|cnmon|amd-smi|hy-smi|MetaX|MTHREADS)\b"
+    r"|\b((?:NPU|XPU|MLU|GCU|DCU) ?\d+|GPU \d+/\d+|XGMI)\b"
+)
 
 KINDS = "a sysfs root (folder or tarball), an NCCL or hwloc XML, `nvidia-smi topo -m` text, or JSON of `topology --format json`"
 
@@ -91,11 +96,27 @@ def _from_text(text: str, source: str) -> Topology:
     if start in ("{", "["):
         from entrypoints.topology.read_document import parse_document
 
-        return parse_document(text, source)
-    xml = re.search(r"<(?:system|topology)\b", text)
+        try:
+            return parse_document(text, source)
+        except UsageError as error:
+            # A log may begin with "[rank0]", and a collector may have put the text that it got into JSON.
+            try:
+                return _from_foreign_text(text, source, start)
+            except UsageError as other:
+                known = start == "[" and (_MATRIX.search(text) or "<system" in text)
+                raise (other if known else error) from None
+    return _from_foreign_text(text, source, start)
+
+
+def _from_foreign_text(text: str, source: str, start: str) -> Topology:
+    if "&lt;system" in text and "<system" not in text:
+        import html
+
+        text = html.unescape(text)
+    xml = re.search(r"<(?:system|topology|cpu)\b", text)
     matrix = _MATRIX.search(text)
     if xml and (start == "<" or matrix is None or xml.start() < matrix.start()):
-        _limit(text, MAX_NCCL if xml[0] == "<system" else MAX_HWLOC, source)
+        _limit(text, MAX_HWLOC if xml[0] == "<topology" else MAX_NCCL, source)
         if xml[0] == "<topology":
             from entrypoints.topology.hwloc_xml import parse_hwloc
 
@@ -103,10 +124,14 @@ def _from_text(text: str, source: str) -> Topology:
         from entrypoints.topology.nccl_xml import parse_nccl
 
         return parse_nccl(text, source)
-    if matrix:
+    other = None if "nvidia-smi" in text else _OTHERS.search(text)
+    if matrix and not (other and other[1]):
         _limit(text, MAX_MATRIX, source)
         from entrypoints.topology.smi_matrix import parse_matrix
 
         return parse_matrix(text, source)
+    if other:
+        what = f"is a matrix of other devices than NVIDIA GPUs ({other[0]})"
+        raise UsageError(what, where=f"{source}:{text.count(chr(10), 0, other.start()) + 1}", hint="give `nvidia-smi topo -m` text")
     what = "is empty" if not text.strip("\0 \t\r\n") else "is of no kind that is known"
     raise UsageError(what, where=f"{source}:1", hint=f"give {KINDS}")

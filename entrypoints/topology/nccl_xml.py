@@ -1,70 +1,56 @@
 """NCCL's system XML: what NCCL_TOPO_DUMP_FILE writes and NCCL_TOPO_FILE reads (NCCL src/graph/xml.cc, topo.cc)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from entrypoints.errors import UsageError
-from entrypoints.topology.model import Cpu, Gpu, Hca, NumaNode, Port, Processor, Topology
+from entrypoints.topology.model import Cpu, Gpu, NumaNode, Processor, Topology
+from entrypoints.topology.nccl_nets import Device, hca_of_nets, hcas_of, is_socket, nets_of
 from entrypoints.topology.sysfs import bridges_of
-from entrypoints.topology.values import bus_id, bus_order, ids_of_mask, integer, natural
+from entrypoints.topology.values import bus_id, bus_order, ids_of_list, ids_of_mask, integer, natural
 from entrypoints.topology.xml_tree import Element, parse_xml
 
 #: Ethernet functions that speak no RDMA: virtio, ENA, Hyper-V's own, e1000 and QEMU ones, by vendor (and device).
 NOT_RDMA = {"0x1af4": None, "0x1d0f": {"0xec20", "0xec21", "0x0ec2", "0x1ec2"}, "0x1414": {"0x0001"}, "0x10ec": None, "0x1b36": None}
-
-
-@dataclass(frozen=True)
-class _Device:
-    """One <pci> that is an end point, with what is above it."""
-
-    element: Element
-    pci: str
-    path: tuple[str, ...]
-    numa_node: int | None
-    cpus: tuple[int, ...]
-
-    def get(self, name: str) -> str | None:
-        value = self.element.get(name)
-        return value.lower() if value else None
-
-    @property
-    def pci_class(self) -> int | None:
-        value = self.get("class")
-        return integer(value if value is None or value.startswith("0x") else f"0x{value}")
+#: Links between GPUs: NCCL's and RCCL's word.
+LINKS = ("nvlink", "xgmi")
 
 
 def parse_nccl(text: str, source: str) -> Topology:
     """A Topology from NCCL XML. Raises UsageError with the line for XML that is damaged or holds no device."""
-    root = parse_xml(text, "system", source)
     warnings: list[str] = []
+    root = parse_xml(_whole(text, source, warnings), "system", source)
     cpus = _one_host(root, source, warnings)
     version = root.get("version")
     if version not in ("1", "2"):
         warnings.append(f"{source}:{root.line}: system version {version or 'missing'} is not one that is known (1, and 2 of RCCL)")
     nodes: dict[int, set[int]] = {}
-    devices: list[_Device] = []
+    cpu_ids: set[int] = set()
+    devices: list[Device] = []
     loose_nets: list[tuple[Element, int | None, tuple[int, ...]]] = []
     for cpu in cpus:
         node = integer(cpu.get("numaid"))
-        mask = ids_of_mask(cpu.get("affinity"))
-        if cpu.get("affinity") and mask is None:
-            warnings.append(f"{source}:{cpu.line}: affinity {cpu.get('affinity')!r} is no CPU mask")
+        affinity = cpu.get("affinity")
+        # Written by hand, it may be a list ("0-47"), which no mask can look like.
+        mask = ids_of_list(affinity) if affinity and "-" in affinity else ids_of_mask(affinity)
+        if affinity and mask is None:
+            warnings.append(f"{source}:{cpu.line}: affinity {affinity!r} is no CPU mask")
+        cpu_ids.update(mask or ())
         if node is not None:
             nodes.setdefault(node, set()).update(mask or ())
         devices += _end_points(cpu, (), node, mask or (), source, warnings)
-        loose_nets += [(net, node, mask or ()) for nic in cpu.all("nic") for net in nic.all("net") if not _is_socket(net)]
+        loose_nets += [(net, node, mask or ()) for nic in cpu.all("nic") for net in nic.all("net") if not is_socket(net)]
     devices = _once(devices, source, warnings)
     gpu_devices, nic_devices = _sort_out(devices, source, warnings)
     gpus = _gpus(gpu_devices, warnings)
-    hcas = [hca for device in nic_devices for hca in _hcas(device)]
+    hcas = [hca for device in nic_devices for hca in hcas_of(device)]
     known = {hca.name for hca in hcas}
-    hcas += [_hca_of_nets(None, [net], node, cpu_ids) for net, node, cpu_ids in loose_nets if net.get("name") not in known]
+    hcas += [hca_of_nets(None, [net], node, near) for net, node, near in loose_nets if net.get("name") not in known]
     if not gpus and not hcas:
         raise UsageError("holds neither a GPU nor an HCA", where=f"{source}:{root.line}", hint="is it the whole NCCL topology file?")
     hcas.sort(key=lambda hca: natural(hca.id) if hca.name else ((0, -1, ""), *natural(hca.label)))
     return Topology(
         source=source,
-        cpus=tuple(Cpu(cpu) for cpu in sorted({cpu for ids in nodes.values() for cpu in ids})),
+        cpus=tuple(Cpu(cpu) for cpu in sorted(cpu_ids)),
         numa_nodes=tuple(NumaNode(node, tuple(sorted(ids))) for node, ids in sorted(nodes.items())),
         bridges=bridges_of((*gpus, *hcas)),
         gpus=tuple(gpus),
@@ -72,6 +58,15 @@ def parse_nccl(text: str, source: str) -> Topology:
         warnings=tuple(warnings),
         processor=_processor(cpus[0]),
     )
+
+
+def _whole(text: str, source: str, warnings: list[str]) -> str:
+    """The text, or the <cpu> elements of a post that shows no <system> around them, with one."""
+    first, last = text.find("<cpu"), text.rfind("</cpu>")
+    if "<system" in text or first < 0 or last < first:
+        return text
+    warnings.append(f"{source}:{text.count(chr(10), 0, first) + 1}: no <system> is around the <cpu> elements: a part of a file?")
+    return f'{text[:first]}<system version="1">{text[first : last + 6]}</system>'
 
 
 def _one_host(root: Element, source: str, warnings: list[str]) -> list[Element]:
@@ -97,7 +92,7 @@ def _processor(cpu: Element) -> Processor:
 
 def _end_points(
     parent: Element, path: tuple[str, ...], node: int | None, cpus: tuple[int, ...], source: str, warnings: list[str]
-) -> Iterator[_Device]:
+) -> Iterator[Device]:
     for element in parent.all("pci"):
         pci = bus_id(element.get("busid"))
         if pci is None:
@@ -107,12 +102,12 @@ def _end_points(
         is_bridge = bool(element.all("pci")) or pci_class.lower().removeprefix("0x").startswith("0604")
         if is_bridge:
             yield from _end_points(element, (*path, pci), node, cpus, source, warnings)
-        if not is_bridge or element.all("gpu") or element.all("nic"):
-            yield _Device(element, pci, path, node, cpus)
+        if not is_bridge or element.all("gpu") or nets_of(element):
+            yield Device(element, pci, path, node, cpus)
 
 
-def _once(devices: list[_Device], source: str, warnings: list[str]) -> list[_Device]:
-    seen: dict[str, _Device] = {}
+def _once(devices: list[Device], source: str, warnings: list[str]) -> list[Device]:
+    seen: dict[str, Device] = {}
     for device in devices:
         if device.pci in seen:
             warnings.append(f"{source}:{device.element.line}: {device.pci} occurs twice; line {seen[device.pci].element.line} is taken")
@@ -121,22 +116,22 @@ def _once(devices: list[_Device], source: str, warnings: list[str]) -> list[_Dev
     return list(seen.values())
 
 
-def _sort_out(devices: list[_Device], source: str, warnings: list[str]) -> tuple[list[_Device], list[_Device]]:
+def _sort_out(devices: list[Device], source: str, warnings: list[str]) -> tuple[list[Device], list[Device]]:
     """GPUs and RDMA candidates, by children and class.
 
     A hint file without classes (AWS g5) lists the GPUs of a <cpu> in bus order and its NICs behind them:
     there the first bus id that is lower than the one before begins the NICs.
     """
-    gpus: list[_Device] = []
-    nics: list[_Device] = []
-    unknown: list[_Device] = []
+    gpus: list[Device] = []
+    nics: list[Device] = []
+    unknown: list[Device] = []
     for device in devices:
         pci_class = device.pci_class
-        nets = [net for nic in device.element.all("nic") for net in nic.all("net")]
+        nets = nets_of(device.element)
         if device.element.all("gpu"):
             gpus.append(device)
         elif nets:
-            if not all(_is_socket(net) for net in nets) or (pci_class or 0) >> 8 == 0x0207:
+            if not all(is_socket(net) for net in nets) or (pci_class or 0) >> 8 == 0x0207:
                 nics.append(device)
         elif pci_class is None:
             unknown.append(device)
@@ -144,7 +139,7 @@ def _sort_out(devices: list[_Device], source: str, warnings: list[str]) -> tuple
             gpus.append(device)
         elif pci_class >> 8 == 0x0207 or (pci_class >> 8 in (0x0200, 0x0C06) and _may_speak_rdma(device)):
             nics.append(device)
-    behind: dict[tuple[int | None, tuple[str, ...]], _Device] = {}
+    behind: dict[tuple[int | None, tuple[str, ...]], Device] = {}
     guessed: list[str] = []
     for device in unknown:
         key = (device.numa_node, device.path)
@@ -162,21 +157,16 @@ def _sort_out(devices: list[_Device], source: str, warnings: list[str]) -> tuple
     return gpus, nics
 
 
-def _is_gpu(device: _Device, prefix: int) -> bool:
+def _is_gpu(device: Device, prefix: int) -> bool:
     return prefix in (0x0300, 0x0302, 0x1200) or (prefix == 0x0380 and device.get("vendor") in (None, "0x1002", "0x8086"))
 
 
-def _may_speak_rdma(device: _Device) -> bool:
+def _may_speak_rdma(device: Device) -> bool:
     devices = NOT_RDMA.get(device.get("vendor") or "", set())
     return devices is not None and device.get("device") not in devices
 
 
-def _is_socket(net: Element) -> bool:
-    """NCCL's socket transport has neither a port number nor a GUID."""
-    return (integer(net.get("port")) or 0) == 0 and not (net.get("guid") or "0").lower().removeprefix("0x").strip("0")
-
-
-def _gpus(devices: list[_Device], warnings: list[str]) -> list[Gpu]:
+def _gpus(devices: list[Device], warnings: list[str]) -> list[Gpu]:
     """GPUs in PCI bus order. Peers are GPUs named as NVLink targets, or GPUs that reach the same NVSwitch."""
     devices = sorted(devices, key=lambda device: bus_order(device.pci))
     index = {device.pci: i for i, device in enumerate(devices)}
@@ -186,7 +176,7 @@ def _gpus(devices: list[_Device], warnings: list[str]) -> list[Gpu]:
     targets: list[set[str] | None] = []
     for device in devices:
         children = device.element.all("gpu")
-        links = [link for gpu in children for link in gpu.all("nvlink")]
+        links = [link for gpu in children for tag in LINKS for link in gpu.all(tag)]
         targets.append({bus_id(link.get("target")) or "" for link in links} if children else None)
     gpus = []
     for i, device in enumerate(devices):
@@ -210,43 +200,3 @@ def _gpus(devices: list[_Device], warnings: list[str]) -> list[Gpu]:
             )
         )
     return gpus
-
-
-def _hcas(device: _Device) -> list[Hca]:
-    """One HCA a net name (the ports of one name together); the bus id alone for a device without nets."""
-    by_name: dict[str | None, list[Element]] = {}
-    for nic in device.element.all("nic"):
-        for net in nic.all("net"):
-            by_name.setdefault(net.get("name"), []).append(net)
-    whole = {name for name in by_name if name and "+" not in name}
-    # A merged device ("mlx5_0+mlx5_1") stands beside its parts and is none of its own.
-    by_name = {name: nets for name, nets in by_name.items() if not name or "+" not in name or not whole}
-    return [_hca_of_nets(device, nets, device.numa_node, device.cpus) for nets in by_name.values() or [[]]]
-
-
-def _hca_of_nets(device: _Device | None, nets: list[Element], node: int | None, cpus: tuple[int, ...]) -> Hca:
-    name = nets[0].get("name") if nets else None
-    pci_class = device.pci_class if device else None
-    ports: dict[int, Port] = {}
-    for net in nets:
-        number = integer(net.get("port")) or 1
-        speed = integer(net.get("speed"))
-        # NCCL lists no port that is not active (src/transport/net_ib).
-        layer = "InfiniBand" if pci_class is not None and pci_class >> 8 == 0x0207 else None
-        ports.setdefault(number, Port(number, "ACTIVE", layer, speed / 1000 if speed else None))
-    guid = next((net.get("guid") for net in nets if (net.get("guid") or "0").lower().removeprefix("0x").strip("0")), None)
-    pci = device.pci if device else None
-    return Hca(
-        label=name or pci or "net",
-        name=name,
-        pci=pci,
-        numa_node=node,
-        pci_path=device.path if device else (),
-        local_cpus=cpus,
-        ports=tuple(port for _, port in sorted(ports.items())),
-        vendor=device.get("vendor") if device else None,
-        card=guid.lower() if guid else pci.rpartition(".")[0] if pci else None,
-        pci_class=pci_class,
-        link_speed=device.element.get("link_speed") if device else None,
-        link_width=integer(device.element.get("link_width"), 1) if device else None,
-    )

@@ -8,7 +8,7 @@ import re
 
 from entrypoints.errors import UsageError
 from entrypoints.topology.model import LEVELS, Gpu, Hca, NumaNode, Topology
-from entrypoints.topology.smi_text import GPU, MOST_WARNINGS, Matrix, read_matrix
+from entrypoints.topology.smi_text import CPU, GPU, MEMORY, MOST_WARNINGS, NUMA, Matrix, read_matrix
 from entrypoints.topology.values import ids_of_list, natural
 
 
@@ -24,6 +24,9 @@ def _topology(matrix: Matrix, text: str, source: str) -> Topology:
     if not numbers or not (any(matrix.rows.values()) or matrix.rocm_nodes):
         line = matrix.header_line or text[: text.find("GPU") + 1].count("\n") + 1
         raise UsageError("has no row of a GPU matrix that can be read", where=f"{source}:{line}", hint="paste all of `nvidia-smi topo -m`")
+    if matrix.is_peer_status:
+        what = "is `topo -p2p` output, which says whether GPUs reach each other and not how"
+        raise UsageError(what, where=f"{source}:{matrix.header_line}", hint="paste `nvidia-smi topo -m`")
     nics = [name for name in matrix.columns if name not in numbers]
     missing = [name for name in numbers if not matrix.rows.get(name) and matrix.columns]
     if missing:
@@ -90,14 +93,15 @@ def _numa(matrix: Matrix, name: str, memory: set[int], source: str) -> int | Non
     begins with the CPU's node ("0,3-9,11-17").
     """
     rest = matrix.rest.get(name, [])
-    wanted = len(matrix.titles)
-    if "GPU NUMA ID" in matrix.titles and len(rest) == wanted and rest[-1].isdecimal() and len(rest[-1]) < 6:
+    titles = matrix.titles if NUMA in matrix.titles else [CPU, NUMA]
+    if MEMORY in titles and len(rest) == len(titles) and rest[-1].isdecimal() and len(rest[-1]) < 6:
         memory.add(int(rest[-1]))
-    if len(rest) < wanted and "NUMA Affinity" in matrix.titles and rest:
-        return _unglue(rest[0])
-    if len(rest) < 2:
+    place = titles.index(NUMA)
+    if rest and len(rest) < len(matrix.titles) and (glued := _unglue(rest[0])) is not None:
+        return glued
+    if len(rest) <= place:
         return None
-    text = rest[1]
+    text = rest[place]
     first = text.split(",")[0]
     if first.isdecimal() and len(first) < 6:
         return int(first)

@@ -1,29 +1,31 @@
-"""Find a GPU matrix in text as people paste it: shell prompts, colour codes, Markdown and other output around it."""
+"""Find a GPU matrix in the lines that people paste: its header, rows, trailing columns and legend among other output."""
 
 import re
 from dataclasses import dataclass, field
 
+from entrypoints.topology.smi_lines import clean_lines, unwrapped, words_of
+
 GPU = re.compile(r"GPU(0|[1-9][0-9]{0,3})")
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]|\[[0-9;]{1,5}m")
 #: Any word of a cell, so that one which a later driver invents is an unknown level and not the end of the row.
-_CELL = re.compile(r"X|N/A|NV\d{1,3}|[A-Z][A-Z0-9#]{1,5}|\d{1,3}")
+_CELL = re.compile(r"X|U|N/A|NV\d{1,3}|[A-Z][A-Z0-9#]{1,5}|\d{1,3}")
 _NAME = re.compile(r"[A-Za-z][\w.:+-]{1,63}")
 _DEVICE = re.compile(r"(?:GPU|NIC)\d{1,4}")
-_LEGEND = re.compile(r"(NIC\d{1,4})\s*[:=]\s*([A-Za-z][\w.:+-]{0,63})(?:\s.*)?")
+_LEGEND = re.compile(r"(NIC\d{1,4})(?:\s*(?:[:=]|->)\s*|\s+(?=[\w.:-]*\d))([A-Za-z][\w.:+-]{0,63})")
 _ROCM = re.compile(r"GPU\[(\d{1,4})\]\s*:\s*\(Topology\)\s*Numa Node\s*:\s*(-?\d{1,5})")
-#: pdsh, clush and kubectl put the host before each line.
-_HOST = re.compile(r"[\w.-]+:\s+(?=(?:GPU|NIC)\d)")
-#: Column titles behind the devices, in the order nvidia-smi prints them.
-_TITLES = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
+#: Column titles behind the devices, as nvidia-smi prints them, shortened or cut at the edge of a page.
+_TITLE = re.compile(
+    r"(?<!\S)(?:(?P<memory>GPU[ _]+NUMA[ _]+ID)|(?P<cpu>CPU(?:[ _]+Aff\w*)?)|(?P<numa>(?:NUMA|Node)[ _]+Affinity|NUMA))(?!\S)",
+    re.IGNORECASE,
+)
+CPU, NUMA, MEMORY = "cpu", "numa", "memory"
+#: The cells of `topo -p2p`, which tells whether peers can reach each other and not how.
+_P2P = {"X", "OK", "CNS", "GNS", "TNS", "NS", "DR", "U", "N/A"}
 #: Drivers before R384 called SYS "SOC" (socket-level link).
 _OLD_NAMES = {"SOC": "SYS"}
 #: What a device says of itself; rocm-smi has 0.
 _SELF = ("X", "0", "SELF", "N/A")
 
-
-#: 576 columns, the most GPUs that one NVLink domain can have, fit in half of this.
-MAX_LINE = 8000
 #: More than this is junk, and nobody reads it.
 MOST_WARNINGS = 40
 
@@ -46,29 +48,56 @@ class Matrix:
     #: A second matrix has begun, and is not read.
     closed: bool = False
 
+    @property
+    def is_peer_status(self) -> bool:
+        """True for `topo -p2p`, whose cells say "OK" or why not."""
+        cells = {cell for row in self.rows.values() for cell in row.values()}
+        return cells <= _P2P and not cells <= {"X", "N/A"}
+
+    def read(self) -> int:
+        """How much was read: cells and trailing columns."""
+        columns = sum(min(len(self.rest.get(name, ())), len(self.titles)) for name in self.rows)
+        return sum(map(len, self.rows.values())) + columns + len(self.rocm_nodes)
+
 
 def read_matrix(text: str, source: str) -> Matrix:
-    """The first matrix of a text, without judging whether it is enough."""
+    """The first matrix of a text, without judging whether it is enough.
+
+    Where lines were broken inside words, or all is in a comment, the reading that gives most is taken.
+    """
+    best = _read(text, source)
+    if not any(best.rows.values()) and not best.rocm_nodes:
+        best = max(best, _read(text, source, comments=True), key=Matrix.read)
+    if (joined := unwrapped(text)) is not None:
+        best = max(best, _read(joined, source), key=Matrix.read)
+    return best
+
+
+def _read(text: str, source: str, comments: bool = False) -> Matrix:
     matrix = Matrix()
     open_row: str | None = None
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = _ANSI.sub("", raw[:MAX_LINE]).replace("|", "\t").replace("\0", "").strip().lstrip(">`* \t")
-        host = _HOST.match(line)
-        line = line[host.end() :] if host else line
-        legend = _LEGEND.fullmatch(line)
+    for number, line in clean_lines(text, comments):
         rocm = _ROCM.search(line)
-        if not line or line.startswith(("#", "//")):
+        if not line:
             open_row = None
-        elif legend:
-            matrix.legend.setdefault(legend[1], legend[2])
         elif rocm:
             matrix.rocm_nodes.setdefault(int(rocm[1]), int(rocm[2]))
-        elif not _header(matrix, line, number, source):
+        elif not _legend(matrix, line) and not _header(matrix, line, number, source):
             open_row = _row(matrix, line, number, open_row)
     if not matrix.columns and matrix.headless:
         _columns_from_rows(matrix, source)
     _check_rows(matrix, source)
     return matrix
+
+
+def _legend(matrix: Matrix, line: str) -> bool:
+    """Take a line of the NIC legend, "NIC0: mlx5_0", also several on one line and with remarks behind."""
+    first = _LEGEND.match(line)
+    if first is None or _is_cell(first[2]) or _DEVICE.fullmatch(first[2]):
+        return False
+    for nic, name in _LEGEND.findall(line):
+        matrix.legend.setdefault(nic, name)
+    return True
 
 
 def _header(matrix: Matrix, line: str, number: int, source: str) -> bool:
@@ -88,13 +117,15 @@ def _header(matrix: Matrix, line: str, number: int, source: str) -> bool:
         return True
     if not GPU.fullmatch(names[0]) or (len(names) == 1 and not titles):
         return False
-    if matrix.columns and not _only_numbers(matrix):
-        if matrix.rows and not matrix.closed:
+    if matrix.rows and not _only_numbers(matrix) and not matrix.is_peer_status:
+        if not matrix.closed:
             matrix.warnings.append(f"{source}:{number}: a second matrix begins; only the first is read")
             matrix.closed = True
         return True
-    # rocm-smi prints weights and hops before the link types: the last table wins over tables of numbers.
+    # rocm-smi prints weights and hops before the link types: the last table wins over tables of numbers, and of peer status.
     matrix.rows.clear()
+    matrix.rest.clear()
+    matrix.warnings.clear()
     matrix.columns = list(dict.fromkeys(names))
     matrix.titles = titles
     matrix.header_line = number
@@ -110,24 +141,15 @@ def _only_numbers(matrix: Matrix) -> bool:
 
 
 def _split_titles(line: str) -> tuple[list[str], list[str]]:
-    """Column names and the titles behind them."""
-    end = len(line)
-    titles = []
-    for title in _TITLES:
-        match = re.search(rf"(?<!\S){title.replace(' ', r'[ _]+')}", line, re.IGNORECASE)
-        if match:
-            titles.append(title)
-            end = min(end, match.start())
-    if not titles:
-        match = re.search(r"(?<!\S)(?:CPU|NUMA)\b", line)
-        if match:
-            titles, end = ["CPU Affinity"], match.start()
-    return line[:end].split(), titles
+    """Column names, and what the titles behind them are, in their order (MetaX, for one, has NUMA before CPU)."""
+    found = list(_TITLE.finditer(line))
+    end = found[0].start() if found else len(line)
+    return words_of(line[:end]), [title.lastgroup or "" for title in found]
 
 
 def _row(matrix: Matrix, line: str, number: int, open_row: str | None) -> str | None:
     """Take a row, or the continuation of the row before; lines of anything else are passed over."""
-    name, *words = line.split()
+    name, *words = words_of(line)
     if matrix.closed:
         return None
     if open_row and name not in matrix.columns and (_is_cell(name) or name[0].isdecimal()):
@@ -162,9 +184,20 @@ def _fill(matrix: Matrix, name: str, words: list[str]) -> None:
     columns = matrix.columns[len(cells) :]
     for used, word in enumerate(words):
         if used >= len(columns) or not _is_cell(word):
-            matrix.rest[name] = words[used:]
+            matrix.rest[name] = _join_lists(words[used:])
             return
         cells[columns[used]] = _OLD_NAMES.get(word, word)
+
+
+def _join_lists(words: list[str]) -> list[str]:
+    """Trailing columns, a CPU list that was written with spaces ("0-13, 28-41") as one."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].endswith(",") and word[0].isdecimal():
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _check_rows(matrix: Matrix, source: str) -> None:
@@ -197,7 +230,9 @@ def _columns_from_rows(matrix: Matrix, source: str) -> None:
     for _, name, words in matrix.headless:
         if "X" in words[:count]:
             named.setdefault(words.index("X"), name)
-    gpus = max((column for column, name in named.items() if name.startswith("GPU")), default=-1) + 1
+    # NVLink joins GPUs only, so its cells lie below GPUs, also those whose rows are cut off.
+    linked = {i for _, _, words in matrix.headless for i, word in enumerate(words[:count]) if re.fullmatch(r"NV\d+", word)}
+    gpus = max((column for column in {*named, *linked} if named.get(column, "GPU").startswith("GPU")), default=-1) + 1
     if matrix.legend and count > len(matrix.legend):
         gpus = max(gpus, count - len(matrix.legend))
     columns = [named.get(i, f"GPU{i}" if i < gpus else f"NIC{i - gpus}") for i in range(count)]

@@ -113,7 +113,7 @@ def place(devices: Sequence[Device], nodes: Sequence[NumaNode], online: Sequence
                 unknown.append(device.pci)
         result.append(device)
     if unknown:
-        warnings.append(f"the NUMA node of {', '.join(map(str, unknown))} is unknown (numa_node -1)")
+        warnings.append(f"the NUMA node of {', '.join(map(str, unknown))} is unknown")
     return result
 
 

@@ -1,5 +1,6 @@
 """NCCL's system XML: dumps, vendor files, hint files; and our export of it."""
 
+import html
 import re
 from dataclasses import replace
 
@@ -81,6 +82,72 @@ def test_amd_and_unknown_versions() -> None:
     text = f'<system version="2"><cpu numaid="3">{gpu}</cpu></system>'
     assert parse_nccl(text, "f.xml").gpus[0].numa_node == 3
     assert any("version 7" in warning for warning in parse_nccl(text.replace('"2"', '"7"'), "f.xml").warnings)
+
+
+def rail(*nets: str, gpu: str = '<gpu dev="0"/>', affinity: str = "000000ff", node: str = "0") -> str:
+    """One GPU, and one RDMA function of class Ethernet with these elements in it."""
+    return (
+        f'<system version="1"><cpu numaid="{node}" affinity="{affinity}">'
+        f'<pci busid="0000:01:00.0" class="0x030200">{gpu}</pci>'
+        f'<pci busid="0000:02:00.0" class="0x020000" vendor="0x15b3">{"".join(nets)}</pci></cpu></system>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("net", "name"),
+    [
+        ('<nic><net name="mlx5_0" port="1" guid="0x0"/></nic>', "mlx5_0"),
+        ('<nic><net name="mlx5_0" speed="400000"/></nic>', "mlx5_0"),
+        ('<net name="mlx5_0" port="1"/>', "mlx5_0"),
+        ('<nic name="mlx5_0" speed="400"/>', "mlx5_0"),
+        # RCCL's older sockets have their number as GUID.
+        ('<nic><net name="veth608058c" port="0" guid="0x1"/></nic>', None),
+        ('<nic><net name="enp1s0"/></nic>', None),
+        ('<nic><net name="eth0" port="0" guid="0x0"/></nic>', None),
+    ],
+)
+def test_which_nets_are_hcas(net: str, name: str | None) -> None:
+    assert [hca.name for hca in parse_nccl(rail(net), "x").hcas] == [name] * (name is not None)
+
+
+def test_an_ipoib_interface_does_not_name_the_verbs_device() -> None:
+    text = rail('<nic><net name="ib0" port="0" guid="0x2"/></nic>').replace("0x020000", "0x020700")
+    assert [(hca.name, hca.label) for hca in parse_nccl(text, "x").hcas] == [(None, "0000:02:00.0")]
+
+
+def test_xgmi_links_gpus_as_nvlink_does() -> None:
+    text = (
+        '<system version="2"><cpu numaid="0" affinity="ff">'
+        '<pci busid="0000:03:00.0" class="0x038000" vendor="0x1002"><gpu dev="0"><xgmi target="0000:43:00.0" count="1"/></gpu></pci>'
+        '<pci busid="0000:43:00.0" class="0x038000" vendor="0x1002"><gpu dev="1"><xgmi target="0000:03:00.0" count="1"/></gpu></pci>'
+        "</cpu></system>"
+    )
+    assert [gpu.nvlink for gpu in parse_nccl(text, "x").gpus] == [(1,), (0,)]
+
+
+def test_cpus_are_known_without_their_node() -> None:
+    topology = parse_nccl(rail('<nic><net name="mlx5_0" port="1"/></nic>', node="-1"), "x")
+    assert [cpu.id for cpu in topology.cpus] == list(range(8))
+    assert (topology.numa_nodes, topology.gpus[0].numa_node) == ((), None)
+
+
+def test_an_affinity_written_as_a_list() -> None:
+    assert parse_nccl(rail(affinity="0-3,8"), "x").numa_nodes[0].cpus == (0, 1, 2, 3, 8)
+
+
+@pytest.mark.parametrize("form", ["escaped", "quoted", "part"])
+def test_xml_as_people_paste_it(tmp_path, form: str) -> None:
+    text = rail('<nic><net name="mlx5_0" port="1"/></nic>').replace("><", ">\n<")
+    body = {
+        "escaped": f"<pre>{html.escape(text)}</pre>",
+        "quoted": "\n".join(f"> {line}" for line in text.splitlines()),
+        "part": f"My file:\n{text[text.index('<cpu') : text.index('</system')]}",
+    }[form]
+    (tmp_path / "post.txt").write_text(body)
+    topology = load(str(tmp_path / "post.txt"))
+    assert [gpu.pci for gpu in topology.gpus] == ["0000:01:00.0"]
+    assert [hca.name for hca in topology.hcas] == ["mlx5_0"]
+    assert any("no <system>" in warning and "post.txt:2" in warning for warning in topology.warnings) == (form == "part")
 
 
 def test_missing_numaid_is_unknown_not_zero() -> None:

@@ -1,7 +1,9 @@
 """`nvidia-smi topo -m` text in every form in which people paste it."""
 
 import itertools
+import json
 import random
+import re
 
 import pytest
 
@@ -56,6 +58,16 @@ def test_clean_matrix_has_levels_nodes_nvlink_and_names() -> None:
     assert topology.cpus == ()
 
 
+def prefixed(before: str) -> str:
+    return "\n".join(before + line for line in CLEAN.splitlines())
+
+
+def wrapped(text: str, width: int) -> str:
+    """As a terminal of this width shows it, copied with its line ends."""
+    lines = [line.expandtabs(8) for line in text.splitlines()]
+    return "\n".join(line[i : i + width] for line in lines for i in range(0, max(len(line), 1), width))
+
+
 FORMS = {
     "spaces for tabs": CLEAN.expandtabs(8),
     "single spaces": "\n".join(" ".join(line.split()) for line in CLEAN.splitlines()),
@@ -75,6 +87,39 @@ FORMS = {
     "header broken before the titles": CLEAN.replace("\tCPU Affinity", "\nCPU Affinity", 1),
     "rows broken": CLEAN.replace("SYS\tSYS\t0-31", "SYS\nSYS\t0-31"),
     "legend first": CLEAN[CLEAN.index("NIC Legend") :] + CLEAN[: CLEAN.index("Legend:")],
+    "log times": prefixed("2026-05-21 09:40:05,123 - INFO - "),
+    "RFC 3339 times": prefixed("2026-05-21T09:40:05.123Z "),
+    "rank labels": prefixed("[rank0]: "),
+    "kubectl --prefix": prefixed("[pod/nccl-0/main] "),
+    "docker compose": prefixed("trainer-1  | "),
+    "worker labels": prefixed("(EngineCore pid=123) "),
+    "srun -l": prefixed("0: "),
+    "cat -n": "\n".join(f"{i:6}\t{line}" for i, line in enumerate(CLEAN.splitlines(), 1)),
+    "diff": prefixed("+"),
+    "nested quotes": prefixed("> > "),
+    "shell comment": prefixed("# "),
+    "source comment": prefixed("// "),
+    "title on the header's line": f"- **topology:** {CLEAN}",
+    "header printed before": CLEAN.replace("GPU0\t X", "\n" + CLEAN.split("\n", 1)[0] + "\nGPU0\t X", 1),
+    "source code": "\n".join('\t"' + line.replace("\t", "\\t") + '",' for line in CLEAN.splitlines()),
+    "JSON in a log": f"INFO payload={json.dumps(CLEAN)}",
+    "no-break spaces": CLEAN.expandtabs(8).replace(" ", "\xa0"),
+    "zero-width spaces": CLEAN.replace("GPU", "\u200bGPU"),
+    "emphasis": "\n".join("| " + " | ".join(f"**`{cell}`**" for cell in line.split("\t")) + " |" for line in CLEAN.splitlines()),
+    "box drawing": CLEAN.replace("\t", "│"),
+    "HTML": f"<p>Topology:</p><pre><code>{CLEAN}</code></pre>",
+    "HTML table": "".join(f"<tr><td>{line.replace(chr(9), '</td><td>')}</td></tr>\n" for line in CLEAN.splitlines()),
+    "legend on one line": CLEAN[: CLEAN.index("  NIC0:")] + " ".join(f"NIC{i}: {name}" for i, name in enumerate(NAMES)),
+    "legend with remarks": re.sub(r"(  NIC\d: \S+)", r"\1  -> eth0 10.0.0.1 (rail)", CLEAN),
+    "legend without colons": re.sub(r"  (NIC\d): ", r"- \1 ", CLEAN),
+    "cells glued": CLEAN.replace("SYS\tSYS\t", "SYSSYS\t").replace("NODE\tPIX\t", "NODEPIX\t"),
+    "names glued": CLEAN.replace("NIC2\tNIC3\tCPU", "NIC2NIC3\tCPU"),
+    "CPU list with spaces": CLEAN.replace("0-31,64-95", "0-31, 64-95").replace("32-63,96-127", "32-63, 96-127"),
+    "last column lost": CLEAN.replace("\t\tN/A", ""),
+    "NUMA column first": re.sub(
+        r"(\d+-\d+,\d+-\d+)\t(\d)", r"\2\t\1", CLEAN.replace("CPU Affinity\tNUMA Affinity", "NUMA Affinity\tCPU Affinity")
+    ),
+    "p2p matrix before": f" \tGPU0\tGPU1\t\n GPU0\tX\tOK\t\n GPU1\tOK\tX\t\n\n{CLEAN}",
     "second matrix": f"{CLEAN}\nother host\n{CLEAN.replace('PIX', 'SYS')}",
 }
 
@@ -140,6 +185,64 @@ def test_grace_lists_name_the_node_with_cpus_and_the_memory_node() -> None:
     topology = parse_matrix(text, "m.txt")
     assert [gpu.numa_node for gpu in topology.gpus] == [0, 1]
     assert {node.id: node.gpu_memory for node in topology.numa_nodes} == {0: False, 1: False, 2: True, 18: True}
+
+
+@pytest.mark.parametrize("width", [72, 75, 80, 83, 90, 100, 104, 110])
+def test_lines_that_a_terminal_broke_inside_words(width: int) -> None:
+    text = CLEAN.replace("  SYS  = Connection traversing PCIe as well as the SMP interconnect between NUMA nodes (e.g., QPI/UPI)\n", "")
+    expect_clean(parse_matrix(wrapped(text, width), "m.txt"))
+
+
+def test_equally_long_lines_are_not_joined() -> None:
+    text = "\n".join(line.expandtabs(8).ljust(112) for line in CLEAN.splitlines() if "Connection" not in line)
+    expect_clean(parse_matrix(text, "m.txt"))
+
+
+def test_nvlink_tells_which_columns_are_gpus_where_header_and_rows_are_lost() -> None:
+    topology = parse_matrix("\n".join(CLEAN.splitlines()[1:3]), "m.txt")
+    assert [gpu.index for gpu in topology.gpus] == [0, 1, 2, 3]
+    assert [hca.label for hca in topology.hcas] == ["NIC0", "NIC1", "NIC2", "NIC3"]
+
+
+def test_a_lost_row_is_unknown_and_not_far() -> None:
+    """GPU1's row and all NIC rows are lost: it is known to be on node 0, but NIC1 may be at its own switch."""
+    lines = [line for line in CLEAN.splitlines() if not line.startswith(("GPU1", "NIC"))]
+    topology = parse_matrix("\n".join(lines), "m.txt")
+    assert topology.gpus[1].numa_node is None
+    text = "\n".join(lines).replace("NV18", "NODE")
+    text = re.sub(r"(GPU[23])\tNODE\tNODE", r"\1\tSYS\tSYS", text)
+    topology = parse_matrix(text, "m.txt")
+    assert topology.gpus[1].numa_node == 0
+    assert [path_level(topology, topology.gpus[1], hca) for hca in topology.hcas] == [None, None, "SYS", "SYS"]
+
+
+def test_a_matrix_of_peer_status_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"m.txt:1: is `topo -p2p` output"):
+        parse_matrix(" \tGPU0\tGPU1\t\n GPU0\tX\tGNS\t\n GPU1\tGNS\tX\t\n", "m.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\tNPU0\tNPU1\tCPU Affinity\nNPU0\tX\tHCCS\t0-23\nNPU1\tHCCS\tX\t24-47\n",
+        "         GPU 0/0|GPU 0/1|CPU Affinity\nGPU 0/0 |S      |MDF    |0-23\n",
+        "mx-smi version: 2\n\tGPU0\tGPU1\nGPU0\tX\tMX\nGPU1\tMX\tX\n",
+        "| MTHREADS | Device 0 | Device 1 |\n| Device 0 | X | NODE |\n",
+        "0000:0c:00.0 SELF XGMI\n0000:22:00.0 XGMI SELF\n",
+    ],
+)
+def test_matrices_of_other_devices_are_refused_by_name(tmp_path, text: str) -> None:
+    (tmp_path / "m.txt").write_text(text)
+    with pytest.raises(UsageError, match=r"m.txt:\d: is a matrix of other devices than NVIDIA GPUs \(.+\); give `nvidia-smi topo -m`"):
+        load(str(tmp_path / "m.txt"))
+
+
+@pytest.mark.parametrize("form", ["rank labels", "kubectl --prefix"])
+def test_a_log_that_begins_like_json(tmp_path, form: str) -> None:
+    (tmp_path / "m.log").write_text(FORMS[form])
+    expect_clean(load(str(tmp_path / "m.log")))
+    (tmp_path / "m.json").write_text(json.dumps({"log": CLEAN, "stream": "stdout"}))
+    expect_clean(load(str(tmp_path / "m.json")))
 
 
 def test_a_range_of_nodes_is_no_node() -> None:
