@@ -82,7 +82,9 @@ def _read(text: str, source: str, comments: bool = False) -> Matrix:
             open_row = None
         elif rocm:
             matrix.rocm_nodes.setdefault(int(rocm[1]), int(rocm[2]))
-        elif not _legend(matrix, line) and not _header(matrix, line, number, source):
+        elif _header(matrix, line, number, source):
+            open_row = None
+        elif not _legend(matrix, line):
             open_row = _row(matrix, line, number, open_row)
     if not matrix.columns and matrix.headless:
         _columns_from_rows(matrix, source)

@@ -237,6 +237,12 @@ def test_matrices_of_other_devices_are_refused_by_name(tmp_path, text: str) -> N
         load(str(tmp_path / "m.txt"))
 
 
+def test_a_header_inside_a_row_that_goes_on() -> None:
+    """A table of numbers whose last row is cut, a header, and the rest of that row."""
+    text = "\tGPU0\tGPU1\nGPU0\t0\n\tGPU0\tGPU1\n15\nGPU0\tX\tNV4\nGPU1\tNV4\tX\n"
+    assert [gpu.nvlink for gpu in parse_matrix(text, "m.txt").gpus] == [(1,), (0,)]
+
+
 @pytest.mark.parametrize("form", ["rank labels", "kubectl --prefix"])
 def test_a_log_that_begins_like_json(tmp_path, form: str) -> None:
     (tmp_path / "m.log").write_text(FORMS[form])
