@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from entrypoints.bench import ablate, arms, baseline, doctor, document, gate, identity, show, termination
+from entrypoints.bench import ablate, arms, baseline, doctor, document, gate, identity, outcome, record, show, termination
 from entrypoints.bench.launching import NodeRun, commands, launch
 from entrypoints.bench.outdir import open_folder
 from entrypoints.bench.setup import Job, make_job, rank_python
@@ -55,7 +55,7 @@ def work(job: Job, other: Job | None, session: Session, folder: Path, started: d
     """All launches, one document, one verdict. From here on a signal ends the ranks, and the record says so."""
     with Stop() as stop:
         launches = ablate.run(job, folder, session, stop) if job.args.ablate else repeat(job, folder, session, stop, other)
-        own = document.node_record(job, launches, socket.gethostname(), checked, folder)
+        own = record.node_record(job, launches, socket.gethostname(), checked, folder)
         nodes, told = gather(job, session, own, stop)
         code = conclude(job, nodes, told, folder, started)
         if code:
@@ -134,16 +134,16 @@ def gather(job: Job, session: Session, own: dict[str, Any], stop: Stop) -> tuple
     def digest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # A node that failed may have left an older message behind; what is no record is left out.
         records.extend(value for value in found if "node_rank" in value)
-        return {"node_0": document.brief(own), "outcome": document.outcome(records)}
+        return {"node_0": record.brief(own), "outcome": outcome.of_nodes(records)}
 
     try:
         answer = session.gather(own, GATHER_S, digest, stop.patience)
     except EPBoxError as error:
         if not own["exit_code"]:
             own = {**own, "exit_code": stop.exit_code or error.exit_code, "cause": f"{stop.cause}; {error}" if stop.cause else str(error)}
-        return [own], document.outcome([own])
+        return [own], outcome.of_nodes([own])
     if job.rendezvous.node_rank and "outcome" not in answer:
-        return [own], document.outcome([own])
+        return [own], outcome.of_nodes([own])
     code, cause = answer["outcome"]
     return records or [answer["node_0"], own], (code, cause)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from entrypoints.bench import document, flow
+from entrypoints.bench import flow, outcome
 from entrypoints.launch.meeting import PROTOCOL
 from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.launch.session import Session
@@ -171,7 +171,7 @@ def conclude(records: list[dict[str, Any]], folder: Path) -> float:
     """Write result.json of all records; the seconds it took."""
     place = job(len(records))
     start = time.monotonic()
-    code = flow.conclude(place, records, document.outcome(records), folder, datetime.now(timezone.utc))
+    code = flow.conclude(place, records, outcome.of_nodes(records), folder, datetime.now(timezone.utc))
     assert code == 0
     return time.monotonic() - start
 

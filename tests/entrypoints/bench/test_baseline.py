@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from entrypoints.bench import baseline, document, show
+from entrypoints.bench import baseline, document, record, show
 from entrypoints.bench.launching import NodeRun
 from entrypoints.errors import UsageError
 from entrypoints.frozen import replace
@@ -129,15 +129,15 @@ def launched(arm: str = "", code: int = 0, bind: str = "all") -> NodeRun:
     ("arm", "told"), [("baseline", "in the baseline, the all-to-all: rank 1"), ("nic", "arm nic: rank 1"), ("", "rank 1")]
 )
 def test_a_failure_names_the_arm_it_was_in(make_job: Any, arm: str, told: str) -> None:
-    record = document.node_record(make_job(), [launched(), launched(arm, 4)], "host", None)
-    assert record["cause"].startswith(told)
-    assert record["exit_code"] == 4
+    found = record.node_record(make_job(), [launched(), launched(arm, 4)], "host", None)
+    assert found["cause"].startswith(told)
+    assert found["exit_code"] == 4
 
 
 def test_the_ranks_told_are_those_of_the_workload_on_plan(make_job: Any) -> None:
-    record = document.node_record(
+    found = record.node_record(
         make_job(), [launched("none", bind="none"), launched("nic+cpu+mem"), launched("formula", bind="cpu,mem")], "h", None
     )
-    assert record["placement_arm"] == "nic+cpu+mem"
-    record = document.node_record(make_job(), [launched(), launched("baseline")], "h", None)
-    assert "placement_arm" not in record
+    assert found["placement_arm"] == "nic+cpu+mem"
+    found = record.node_record(make_job(), [launched(), launched("baseline")], "h", None)
+    assert "placement_arm" not in found

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from entrypoints.bench import document, gate, published, show
+from entrypoints.bench import document, gate, outcome, published, record, show
 from entrypoints.bench.launching import NodeRun, judge, meaning
 from entrypoints.errors import UsageError
 from entrypoints.launch.model import LaunchOutcome, RankOutcome
@@ -71,14 +71,14 @@ def test_runs_alone_are_valid_too() -> None:
 )
 def test_the_code_that_explains_the_others_wins(codes: tuple[int, ...], expected: int) -> None:
     nodes = [node(node_rank=n, exit_code=code, cause=f"cause {n}" if code else "") for n, code in enumerate(codes)]
-    code, cause = document.outcome(nodes)
+    code, cause = outcome.of_nodes(nodes)
     assert code == expected
     assert (f"cause {codes.index(expected)}" in cause) == bool(expected)
 
 
 def test_a_killed_rank_explains_ranks_that_lost_their_peer() -> None:
     nodes = [node(exit_code=4, cause="rank 0 exited with code 1"), node(node_rank=1, exit_code=4, cause="rank 2 was killed by SIGKILL")]
-    assert document.outcome(nodes) == (4, "node 1 (host1): rank 2 was killed by SIGKILL")
+    assert outcome.of_nodes(nodes) == (4, "node 1 (host1): rank 2 was killed by SIGKILL")
 
 
 def test_a_crash_explains_a_peer_that_saw_it_first() -> None:
@@ -86,10 +86,10 @@ def test_a_crash_explains_a_peer_that_saw_it_first() -> None:
     lost = "rank 1 exited with code 1; its last line: Connection closed by peer"
     ranks = [{"rank": 2, "exit_code": 1, "signal": None}, {"rank": 3, "exit_code": None, "signal": 11}]
     nodes = [node(exit_code=4, cause=lost), node(node_rank=1, exit_code=4, cause=f"node 0 (host0): {lost}", ranks=ranks)]
-    assert document.outcome(nodes) == (4, "node 1 (host1): rank 3 was killed by SIGSEGV")
+    assert outcome.of_nodes(nodes) == (4, "node 1 (host1): rank 3 was killed by SIGSEGV")
     # A rank that gave a reason of its own keeps the word, whatever its peers did when it left.
     nodes[0]["cause"] = "rank 1 exited with code 1; its last line: AssertionError"
-    assert document.outcome(nodes) == (4, "node 0 (host0): rank 1 exited with code 1; its last line: AssertionError")
+    assert outcome.of_nodes(nodes) == (4, "node 0 (host0): rank 1 exited with code 1; its last line: AssertionError")
 
 
 def test_wrong_numbers_outrank_the_deaths_that_follow() -> None:
@@ -190,6 +190,6 @@ def test_logs_are_named_from_the_folder(make_job: Any, tmp_path: Path) -> None:
     ranks = (RankOutcome(0, 0, 1, 0, None, 1.0, None),)
     run = {**run_of(best(1)), "source": str(tmp_path / "run-1" / "rank-0.log")}
     launched = NodeRun(LaunchOutcome(ranks, 0, ""), (run,), None, 0, "", "all")
-    record = document.node_record(make_job(), [launched], "host", None, tmp_path)
-    assert record["runs"][0]["source"] == "run-1/rank-0.log"
-    assert record["runs"][0]["shape"]["ranks"] == 2
+    found = record.node_record(make_job(), [launched], "host", None, tmp_path)
+    assert found["runs"][0]["source"] == "run-1/rank-0.log"
+    assert found["runs"][0]["shape"]["ranks"] == 2
