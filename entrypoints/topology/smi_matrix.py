@@ -11,6 +11,9 @@ from entrypoints.topology.model import LEVELS, Gpu, Hca, NumaNode, Topology
 from entrypoints.topology.smi_text import CPU, GPU, MEMORY, MOST_WARNINGS, NUMA, Matrix, read_matrix
 from entrypoints.topology.values import ids_of_list, natural
 
+#: The variant that tells PCIe paths also where NVLink is; its legend has no "NV#".
+_PATHS_ONLY = re.compile(r"topo\s+(?:-mp|--matrix_pci|-p\s+-m|-m\s+-p)\b")
+
 
 def parse_matrix(text: str, source: str) -> Topology:
     """A Topology from matrix text. Raises UsageError with a line when no GPU row can be read."""
@@ -39,7 +42,8 @@ def _topology(matrix: Matrix, text: str, source: str) -> Topology:
     for number, node in matrix.rocm_nodes.items():
         nodes[f"GPU{number}"] = node if node >= 0 else None
     order = sorted(numbers, key=lambda name: numbers[name])
-    gpus = tuple(Gpu(numbers[name], numa_node=nodes[name], nvlink=_nvlink(matrix, name, numbers)) for name in order)
+    silent = not _has_links(matrix) and bool(_PATHS_ONLY.search(text) or ("= Self" in text and "NV#" not in text))
+    gpus = tuple(Gpu(numbers[name], numa_node=nodes[name], nvlink=None if silent else _nvlink(matrix, name, numbers)) for name in order)
     cards = _cards(matrix, nics)
     hcas = tuple(_hca(name, matrix.legend, gpus, levels, cards.get(name)) for name in sorted(nics, key=natural))
     unnamed = [hca.label for hca in hcas if hca.name is None]
@@ -73,7 +77,7 @@ def _levels(matrix: Matrix, numbers: dict[str, int], nics: list[str], source: st
 
 
 def _nvlink(matrix: Matrix, name: str, numbers: dict[str, int]) -> tuple[int, ...] | None:
-    """Peers by NVLink or XGMI; None when nothing is said about this GPU (topo -mp names no link at all)."""
+    """Peers by NVLink or XGMI; None when nothing is said about this GPU."""
     said = False
     peers = set()
     for other, number in numbers.items():
@@ -81,20 +85,29 @@ def _nvlink(matrix: Matrix, name: str, numbers: dict[str, int]) -> tuple[int, ..
             continue
         cells = (matrix.rows.get(name, {}).get(other), matrix.rows.get(other, {}).get(name))
         said = said or any(cells)
-        if any(cell and (cell.startswith("NV") or cell == "XGMI") for cell in cells):
+        if any(cell and _is_link(cell) for cell in cells):
             peers.add(number)
     return tuple(sorted(peers)) if said else None
+
+
+def _is_link(cell: str) -> bool:
+    return cell.startswith("NV") or cell == "XGMI"
+
+
+def _has_links(matrix: Matrix) -> bool:
+    return any(_is_link(cell) for cells in matrix.rows.values() for cell in cells.values())
 
 
 def _numa(matrix: Matrix, name: str, memory: set[int], source: str) -> int | None:
     """The GPU's CPU-bearing NUMA node; its own memory node (Grace) is added to `memory`.
 
-    The column is one number, "N/A", a range of nodes when the GPU is near to several, or on Grace a list that
-    begins with the CPU's node ("0,3-9,11-17").
+    The column is one number, "N/A", a range or list of nodes when the GPU is near to several ("0,8,252-255" in a POWER9
+    job), or on Grace, where the GPU has a memory node, a list that begins with the CPU's node ("0,3-9,11-17").
     """
     rest = matrix.rest.get(name, [])
     titles = matrix.titles if NUMA in matrix.titles else [CPU, NUMA]
-    if MEMORY in titles and len(rest) == len(titles) and rest[-1].isdecimal() and len(rest[-1]) < 6:
+    has_memory = MEMORY in titles and len(rest) == len(titles) and rest[-1].isdecimal() and len(rest[-1]) < 6
+    if has_memory:
         memory.add(int(rest[-1]))
     place = titles.index(NUMA)
     if rest and len(rest) < len(matrix.titles) and (glued := _unglue(rest[0])) is not None:
@@ -102,8 +115,8 @@ def _numa(matrix: Matrix, name: str, memory: set[int], source: str) -> int | Non
     if len(rest) <= place:
         return None
     text = rest[place]
-    first = text.split(",")[0]
-    if first.isdecimal() and len(first) < 6:
+    first, *others = text.split(",")
+    if first.isdecimal() and len(first) < 6 and (not others or has_memory):
         return int(first)
     if ids_of_list(text) is not None:
         matrix.warnings.append(f"{source}:{matrix.lines[name]}: {name} is near to NUMA nodes {text}; which one is not said")

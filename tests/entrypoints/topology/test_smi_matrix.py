@@ -243,6 +243,24 @@ def test_a_header_inside_a_row_that_goes_on() -> None:
     assert [gpu.nvlink for gpu in parse_matrix(text, "m.txt").gpus] == [(1,), (0,)]
 
 
+def test_a_list_of_nodes_is_a_node_on_grace_only() -> None:
+    """A job on POWER9 with memory of both sockets: CPU nodes 0 and 8, and the GPUs' 252-255."""
+    topology = parse_matrix(
+        "\tGPU0\tmlx5_0\tCPU Affinity\tNUMA Affinity\nGPU0\t X \tSYS\t0-3\t0,8,252-255\nmlx5_0\tSYS\t X \t\t\n", "m.txt"
+    )
+    assert topology.gpus[0].numa_node is None
+    assert any("0,8,252-255" in warning for warning in topology.warnings)
+
+
+@pytest.mark.parametrize("said", ["$ nvidia-smi topo -mp\n", ""])
+def test_a_matrix_of_pcie_paths_says_nothing_of_nvlink(said: str) -> None:
+    legend = "" if said else "\nLegend:\n\n  X    = Self\n  PIX  = Connection traversing at most a single PCIe bridge\n"
+    table = "\tGPU0\tGPU1\tmlx5_0\tCPU Affinity\nGPU0\t X \tPIX\tPIX\t0-19\nGPU1\tPIX\t X \tPIX\t0-19\n"
+    topology = parse_matrix(said + table + legend, "m.txt")
+    assert [gpu.nvlink for gpu in topology.gpus] == [None, None]
+    assert topology.levels == {(0, "mlx5_0"): "PIX", (1, "mlx5_0"): "PIX"}
+
+
 @pytest.mark.parametrize("form", ["rank labels", "kubectl --prefix"])
 def test_a_log_that_begins_like_json(tmp_path, form: str) -> None:
     (tmp_path / "m.log").write_text(FORMS[form])
