@@ -254,7 +254,8 @@ def quote(line: bytes) -> str:
 
 
 def _is_binary(block: bytes) -> bool:
-    head = block[:65536]
+    # A host that went down leaves NULs at the end of what it wrote.
+    head = block[:65536].rstrip(b"\0\r\n") or b"\0"
     return head.startswith(b"\x7fELF") or head.count(b"\0") * 20 > len(head)
 
 

@@ -43,6 +43,8 @@ def _decoded(stream: Any, magic: bytes, name: str) -> IO[bytes]:
     if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         # What PowerShell's `>` writes.
         return cast(IO[bytes], codecs.EncodedFile(stream, "utf-8", "utf-16", errors="replace"))
+    if len(magic) == 8 and all(magic[::2]) and not any(magic[1::2]):
+        return cast(IO[bytes], codecs.EncodedFile(stream, "utf-8", "utf-16-le", errors="replace"))
     return cast(IO[bytes], stream)
 
 

@@ -121,6 +121,19 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_other_encodings(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_bytes("\r\n".join(["hello there", *DOORBELL]).encode(encoding))
+    assert (found := diagnose_paths([tmp_path / "run.log"])[0]).cause_id == "gpu-doorbell-mapping"
+    assert (found.line, found.text) == (2, DOORBELL[0])
+
+
+def test_a_log_whose_host_went_down(tmp_path: Path) -> None:
+    """The file system had given it blocks that were never written."""
+    (tmp_path / "run.log").write_bytes("\n".join(DOORBELL).encode() + b"\0" * 4096)
+    assert diagnose_paths([tmp_path / "run.log"])[0].cause_id == "gpu-doorbell-mapping"
+
+
 def test_facts_lie_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank0.log").write_text("\n".join(DOORBELL))
