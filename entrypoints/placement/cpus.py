@@ -40,11 +40,16 @@ def distance(topology: Topology, here: int | None, there: int | None) -> int:
 
 
 def node_cpus(topology: Topology, allowed: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """Allowed CPUs of each node that has any, by node id; one pseudo node -1 when the source knows no nodes."""
-    usable = set(allowed)
-    nodes = {node.id: tuple(sorted(usable & set(node.cpus))) for node in sorted(topology.numa_nodes, key=lambda node: node.id)}
-    nodes = {node: cpus for node, cpus in nodes.items() if cpus}
-    loose = usable - {cpu for cpus in nodes.values() for cpu in cpus}
+    """Allowed CPUs of each node that has any, by node id; one pseudo node -1 for those that are in no node.
+
+    A kernel booted with numa=fake lists a CPU in several nodes: it counts for the first, so that no two ranks get it.
+    """
+    loose = set(allowed)
+    nodes: dict[int, tuple[int, ...]] = {}
+    for node in sorted(topology.numa_nodes, key=lambda node: node.id):
+        if own := loose.intersection(node.cpus):
+            nodes[node.id] = tuple(sorted(own))
+            loose -= own
     if loose:
         nodes[-1] = tuple(sorted(loose))
     return nodes

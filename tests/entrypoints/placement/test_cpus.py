@@ -8,7 +8,7 @@ from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
 from entrypoints.placement.cpus import split
 from entrypoints.placement.memory import policy_for
-from entrypoints.topology.model import Allowed, NumaNode, Topology
+from entrypoints.topology.model import Allowed, Cpu, NumaNode, Topology
 from tests.helpers.placing import machine
 
 
@@ -123,3 +123,11 @@ def test_device_memory_and_forbidden_nodes_are_never_preferred() -> None:
     assert memory(only_hbm, 0) == ("default", ())
     mems = replace(machine(), allowed=Allowed(machine().allowed.cpus, (0,)))
     assert memory(mems, 1) == ("preferred", (0,))
+
+
+def test_nodes_that_list_the_same_cpus_share_none() -> None:
+    """numa=fake=2: both nodes list all CPUs."""
+    host = Topology("x", numa_nodes=(NumaNode(0, (0, 1, 2, 3)), NumaNode(1, (0, 1, 2, 3))), cpus=tuple(Cpu(cpu) for cpu in range(4)))
+    shares, warnings = split(host, [0, 1])
+    assert [share.cpus for share in shares] == [(0, 1), (2, 3)]
+    assert warnings == ["rank 1: node 1 has no allowed CPU, node 0 is nearest"]
