@@ -80,9 +80,12 @@ def from_bytes(data: bytes, source: str) -> Topology:
 
 
 def _decode(data: bytes) -> str:
-    """Text as shells write it: UTF-8 or, redirected by PowerShell, UTF-16 with a byte order mark."""
+    """Text as shells write it: UTF-8 or, redirected by PowerShell, UTF-16, also where the byte order mark got lost."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").lstrip("\ufeff")
+    start = data[:256]
+    if len(start) > 8 and max(start[::2].count(0), start[1::2].count(0)) > len(start) // 3:
+        return data.decode("utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be", "replace")
     return data.decode("utf-8-sig", "replace")
 
 

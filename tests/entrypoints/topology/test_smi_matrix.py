@@ -129,7 +129,7 @@ def test_every_form_reads_alike(form: str) -> None:
     expect_clean(parse_matrix(FORMS[form], "m.txt"))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_byte_order_marks_of_windows_shells(tmp_path, encoding: str) -> None:
     file = tmp_path / "anything.bin"
     file.write_bytes(CLEAN.encode(encoding))
