@@ -4,59 +4,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from entrypoints.diagnosis.signatures import Signature, Table, trie
+from entrypoints.diagnosis import marks
+from entrypoints.diagnosis.signatures import Signature, Table
 from entrypoints.results.lines import clean, split_writer
 
 _LOWER = bytes(range(65)) + bytes(range(97, 123)) + bytes(range(91, 256))
 _DIGITS = b"0123456789"
-#: A line without any of these is in no signature (lower case, digits are taken out before).
-_WORDS = (
-    "error|fail|warn|timeout|timed out|time out|no such| not |not_|n't|cannot|could|undefined|unresolved|multiple def|mismatch"
-    "|unable|invalid|kill|signal|sigterm|sigabrt|sigsegv|sigbus|sigint|xid|nvshmem|nccl gin|ncclgin|nccl compile|gb/s|dev_id"
-    "|traceback|abort|ibgda|mlx|hca|ibv_|libfabric|gdr|nvcc|cuda|torch|num_rc|gid|lock|ulimit|peer|oom|memory|bus |space|address"
-    "|unsupported|assert|initialized|hang|hung|stuck|exit|refused|driver|illegal|terminat|progress|module|atomic|no devices|no nics"
-    "|no active|rdma|efa|roce|retry|retries|duplicate|corrupt|num_recv|handler|library|gpu |nvgpu|eaddr|errno|variable|socket"
-    "|provider|fallback|share err|status|transport|p2p|pp access|fault|ranks|dispatch|intranode|no output|silent|initiated|ofed"
-    "|forward compat|cupti|device|store|unsatisf|fatbin|watchdog|heartbeat|interface|truncated|version| gin|compil|buffer"
-    "|kernel image|pes on all"
-    "|teams|kill|event|xid_errors|open files|emfile|tx_depth|exception|deadline|evict|due to|off the bus|nv_err|nccl_gin"
-    "|link_layer|cancel|interrupt|cuobjdump|combine|ep: |modify|disabled|qp|ibverbs|not found|[config]"
-)
-
-
-_INTERESTING = re.compile(trie(_WORDS.split("|")).encode())
-#: Numbers that change the meaning of a line; they are part of what is remembered of it.
-_CODES = re.compile(rb"(?:status|error|errno|code|with|exitcode|signal|cuda|xid)[ :=(]{1,4}-?(\d{1,5})", re.IGNORECASE)
-_FAILED = re.compile(
-    rb"traceback|error:|exited with|exit(?:ed with)? (?:code|status):? [1-9]|exitcode|terminating process|terminate called"
-    rb"|accessible, exiting|core dumped|\baborted\b"
-    rb"|transport map failed|initialization failed|initialize any transports|non-zero status|null value|cuda error|timed out"
-    rb"|watchdog (?:caught|thread|got|timeout \()|error status: \d|build stopped|\bkilled\b|initialization has completed"
-    rb"|caught signal|\bbacktrace\b|\bsigterm\b|segmentation|\bfatal\b(?!: not a git)|assertion|signal \d+|a rank failed",
-    re.IGNORECASE,
-)
-#: Lines that a logger calls information or a warning, or that say themselves that it goes on. What they tell is no failure, and
-#: behind what is one. NVSHMEM's and NCCL's own `WARN` is none of these: it is often all they say of a failure.
-_IN_PASSING = re.compile(
-    rb"\A.{0,160}?(?<!NVSHMEM )\b(?:INFO|DEBUG|WARNING|NOTICE)\b(?!: [A-Z])|pip's dependency resolver"
-    rb"|[Ii]gnor(?:e|ed|ing) (?:the )?(?:import )?(?:error|exception)|Exception ignored in",
-    re.DOTALL,
-)
-_ERROR_LINE = re.compile(
-    rb"^\s*(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Failed)\b|error:|fatal|\bERROR\b|failed|cannot |abort|assert|panic|core dumped|killed",
-    re.IGNORECASE,
-)
-_NOT_AN_ERROR = re.compile(
-    rb"\bINFO\b|\bDEBUG\b|not a git repo|pip's dependency resolver|\b0 errors?\b|no errors?|errors?[ =:]+0\b|previous_event|warn",
-    re.IGNORECASE,
-)
-_FINISH = re.compile(
-    rb"\[tuning\] Best combine|Combine bandwidth:|Combine send/recv time|Dispatch \+ combine bandwidth|[@+] EP: |epbox.*\bok\b"
-)
-_DEV_ID = re.compile(rb"(?:(\S+?):(\d+):\d+ \[(\d+)\] NVSHMEM INFO )?.*?setting dev_id = (\d+)")
-_HANDLER = re.compile(rb"NIC handler will be (GPU|CPU)[^\n]{0,40}")
-_EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit|Failed|Warning)?(?::|$)")
-
 MAX_REMEMBERED = 200_000
 #: Distinct lines that are matched against the whole table; a log with more says mostly the same things.
 MAX_EXAMINED = 10_000
@@ -147,7 +100,7 @@ class Scanner:
         for index, shape in enumerate(shapes):
             wanted = known.get(shape)
             if wanted is None:
-                wanted = _INTERESTING.search(shape[:8192]) is not None
+                wanted = marks.INTERESTING.search(shape[:8192]) is not None
                 if len(known) < MAX_REMEMBERED:
                     known[shape] = wanted
             if wanted or self._traceback:
@@ -161,7 +114,7 @@ class Scanner:
             self._look_for_exception(number, line)
         if b"nccl info" in shape and b"error" not in shape and b"fail" not in shape:
             return
-        key = (shape, *_CODES.findall(line))
+        key = (shape, *marks.CODES.findall(line))
         found = self._matches.get(key)
         if found is None:
             if self._examined >= MAX_EXAMINED:
@@ -182,7 +135,7 @@ class Scanner:
         lower = line.lower()
         if self._sieve.search(lower) is None:
             return ()
-        passing = _IN_PASSING.search(line) is not None
+        passing = marks.IN_PASSING.search(line) is not None
         for text in [text for text, (sure, probe) in self._open_probes.items() if sure in lower and probe.search(line)]:
             self.scan.probes.add(text)
             del self._open_probes[text]
@@ -205,27 +158,27 @@ class Scanner:
     def _context(self, number: int, line: bytes, shape: bytes) -> None:
         scan = self.scan
         if b"gb/s" in shape or b"combine" in shape or b"ep:" in shape:
-            if _FINISH.search(line):
+            if marks.FINISH.search(line):
                 scan.logs[-1].finished = number
             if b"] best " in shape and len(scan.best_lines) < 1000:
                 scan.best_lines.append((number, line))
         if b"[config]" in shape and len(scan.best_lines) < 1000:
             scan.best_lines.append((number, line))
-        failed = _FAILED.search(line)
-        passing = failed is not None and _IN_PASSING.search(line) is not None
+        failed = marks.FAILED.search(line)
+        passing = failed is not None and marks.IN_PASSING.search(line) is not None
         if failed and not passing:
             scan.logs[-1].failed = number
         if b"traceback (most recent" in shape and not passing:
             self._traceback = True
-        if scan.error is None and not passing and _ERROR_LINE.search(line) and not _NOT_AN_ERROR.search(line):
+        if scan.error is None and not passing and marks.ERROR_LINE.search(line) and not marks.NOT_AN_ERROR.search(line):
             scan.error = (number, quote(line))
         if b"dev_id" in shape and len(scan.dev_ids) < 10_000:
-            match = _DEV_ID.match(split_writer(clean(line.decode("utf-8", "replace")))[1].encode())
+            match = marks.DEV_ID.match(split_writer(clean(line.decode("utf-8", "replace")))[1].encode())
             if match:
                 who = b":".join(part for part in match.groups()[:2] if part).decode("utf-8", "replace")
                 scan.dev_ids.append((who, int(match[4])))
         if b"nic handler will be" in shape:
-            scan.handlers.update(match[0].decode("ascii", "replace").strip() for match in _HANDLER.finditer(line))
+            scan.handlers.update(match[0].decode("ascii", "replace").strip() for match in marks.HANDLER.finditer(line))
 
     def _look_for_exception(self, number: int, line: bytes) -> None:
         """The last line of a traceback is the first that is not indented; it names the exception."""
@@ -233,7 +186,7 @@ class Scanner:
         if not text.strip() or text[0] in " \t|" or text.startswith("Traceback"):
             return
         self._traceback = False
-        if self.scan.exception is None and _EXCEPTION.match(text):
+        if self.scan.exception is None and marks.EXCEPTION.match(text):
             self.scan.exception = (number, text[:400])
 
 

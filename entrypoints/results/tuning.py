@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from entrypoints.results import formats
+from entrypoints.results.complete import expected_cases, what_is_missing
 from entrypoints.results.sweep import Sweep
 
 _ORDER = {("dispatch", "fp8"): 0, ("dispatch", "bf16"): 1, ("combine", None): 2}
@@ -31,7 +32,7 @@ class TuningRun:
         self._busy: set[str] = set()
         self._done: set[str] = set()
         self._open: dict[str, Sweep] = {}
-        self._sweeps: dict[tuple[str, Key], Sweep] = {}
+        self.sweeps: dict[tuple[str, Key], Sweep] = {}
         self._last: dict[str, Key] = {}
 
     @property
@@ -230,65 +231,22 @@ class TuningRun:
         self._last[writer] = key
         sweep = self._open.pop(writer, None)
         if sweep is not None:
-            self._sweeps.setdefault((writer, key), Sweep()).raw.update(sweep.raw)
+            self.sweeps.setdefault((writer, key), Sweep()).raw.update(sweep.raw)
         if self._is_done(writer):
             self._done.add(writer)
 
-    def _copies(self) -> int:
+    @property
+    def copies(self) -> int:
+        """How many ranks or runs in a row printed the same: a log that was gathered from all holds each line several times."""
         bests: Counter[Key] = Counter()
         for (_, key), count in self.counts.items():
             bests[key] += count
         return max(1, sum(self._configs.values()), *bests.values(), 0)
 
-    def _expected_cases(self, copies: int) -> int:
-        """Correctness lines one node prints. Until ef70b83 (2025-09-10) internode had no random FP8 input: 24, not 32."""
-        if self.test == "intranode":
-            has_fp8 = any(case[0] == b"FP8" for case in self.cases) or any(entry["dtype"] == "fp8" for entry in self.best)
-            return 24 if has_fp8 or not self.cases else 16
-        if self.format == "C" or not self.cases:
-            return 32
-        mode = next(iter(self.cases))[2:]
-        per_mode = sum(count for case, count in self.cases.items() if case[2:] == mode)
-        eight_bit = sum(count for case, count in self.cases.items() if case[2:] == mode and case[0] == b"FP8")
-        return 24 if per_mode == 6 * copies and eight_bit == 2 * copies else 32
-
-    def _missing(self, copies: int, expected: int) -> list[str]:
-        missing = []
-        if self.passed != expected * copies:
-            missing.append(f"correctness: {self.passed} of {expected * copies} cases passed")
-        elif self.cases and sum(self.cases.values()) == self.passed and len({case[2:] for case in self.cases}) < 4:
-            missing.append("correctness: not all of the four async/previous modes")
-        kinds = {key for _, key in self.counts}
-        wanted = [("dispatch", "fp8"), ("dispatch", "bf16"), ("combine", None)]
-        if expected == 16:
-            wanted.pop(0)
-        for key in wanted:
-            found = sum(count for (_, other), count in self.counts.items() if other == key or (key[0] == "combine" == other[0]))
-            if found < copies:
-                missing.append(f"best {key[0]}{f' ({key[1].upper()})' if key[1] else ''}: {found} of {copies} lines")
-        seen: set[tuple[str, Key]] = set()
-        for entry in self.best:
-            key = (entry["op"], entry["dtype"])
-            where = (entry.get("writer", ""), key)
-            if where in seen:
-                continue
-            seen.add(where)
-            best = (entry["nvl_chunk"], entry["rdma_chunk"] or 0)
-            problem = self._sweeps.get(where, Sweep()).problem(key[0], best, self.test == "internode")
-            if problem:
-                missing.append(f"sweep of {key[0]}{f' ({key[1].upper()})' if key[1] else ''}: {problem}")
-        if not kinds and not self.tuning_lines:
-            missing.append("no tuning at all (pressure test without benchmarks, or cut off)")
-        if self.torn:
-            missing.append(f"{self.torn} torn lines")
-        if self.format == "Ascend":
-            missing = ["what Ascend's tests print when they are complete is not known here"]
-        return missing
-
     def finish(self, sweep: bool) -> dict[str, Any]:
-        copies = self._copies()
-        expected = self._expected_cases(copies)
-        missing = self._missing(copies, expected)
+        copies = self.copies
+        expected = expected_cases(self, copies)
+        missing = what_is_missing(self, copies, expected)
         nodes = self.shape.get("num_topk_groups", 0)
         run: dict[str, Any] = {
             "test": self.test,
@@ -306,11 +264,11 @@ class TuningRun:
         }
         if self.layout_ms is not None:
             run["layout_ms"] = self.layout_ms
-        if sweep and self._sweeps:
-            writer = next(iter(self._sweeps))[0]
+        if sweep and self.sweeps:
+            writer = next(iter(self.sweeps))[0]
             run["sweep"] = [
                 {"op": key[0], "dtype": key[1], "columns": ["nvl_chunk", "rdma_chunk", "rdma_gbps", "nvl_gbps"], "points": points.rows()}
-                for (who, key), points in self._sweeps.items()
+                for (who, key), points in self.sweeps.items()
                 if who == writer
             ]
         return run

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from entrypoints.diagnosis.marks import INTERESTING
 from entrypoints.diagnosis.match import diagnose_lines
-from entrypoints.diagnosis.scan import _INTERESTING
 from entrypoints.diagnosis.signatures import literal, load, sure
 from entrypoints.errors import UsageError
 
@@ -90,7 +90,7 @@ def asked_for(pattern: str) -> str:
 def test_the_quick_look_lets_every_pattern_through() -> None:
     table = load()
     patterns = [pattern.pattern.decode() for item in table.signatures for pattern in item.patterns] + list(table.probes)
-    hidden = [pattern for pattern in patterns if not _INTERESTING.search(asked_for(pattern).encode())]
+    hidden = [pattern for pattern in patterns if not INTERESTING.search(asked_for(pattern).encode())]
     assert not hidden
 
 
