@@ -202,6 +202,7 @@ def report(c: Context, folder: str, output: str = "", format: str = "", baseline
 
 @task(
     iterable=["more", "min_gbps"],
+    auto_shortflags=False,
     help={
         "log": "log, folder of logs, result folder, result.json, index.jsonl for all results over time, or - for standard input",
         "more": "another one (repeatable)",

@@ -27,13 +27,15 @@ def usage() -> str:
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
     """Import one verb's module and run it; only that verb's imports are paid for."""
-    from argparse import ArgumentParser, HelpFormatter
+    from argparse import HelpFormatter
     from functools import partial
     from importlib import import_module
 
+    from entrypoints.parser import OneLineParser
+
     module = import_module(f"entrypoints.verbs.{verb}")
     formatter = partial(HelpFormatter, width=help_width())
-    parser = ArgumentParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False, formatter_class=formatter)
+    parser = OneLineParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False, formatter_class=formatter)
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments))
     return code
@@ -75,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EPBoxError as error:
         print(f"epbox {first}: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name != "psutil":
+            raise
+        print(f"epbox {first}: {sys.executable}: this Python has no psutil; install it, or use ./inv's: .venv/bin/python", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -1,17 +1,19 @@
 """`bench` from the build host: the recipe that fits, two nodes (as containers, or as processes of this host), one result folder."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from entrypoints.bench.setup import check_words
 from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
@@ -41,6 +43,7 @@ def bench(options: BenchOptions) -> int:
     if options.nodes < 1:
         raise UsageError(f"--nodes {options.nodes} is not allowed", hint="allowed: 1 and more")
     gpus = gpu_count()
+    check_words(node_arguments(options, 0, "/results", gpus)[1:])  # building an image takes minutes
     image = None
     if options.engine != "host":
         recipe, why = (options.recipe, "as asked") if options.recipe else pick_recipe(gpus)
@@ -67,8 +70,18 @@ def bench(options: BenchOptions) -> int:
             if not any(out.iterdir()):
                 out.rmdir()
     if out.exists():
+        if image is not None:
+            _index(out)
         say(f"bench: results in {_shown(out)}")
     return code
+
+
+def _index(out: Path) -> None:
+    """The line of index.jsonl beside the folder, which a container cannot reach: it sees only the folder itself."""
+    from entrypoints.bench.flow import append_index
+
+    with suppress(OSError, ValueError, KeyError):  # a run that failed early has written none, or half
+        append_index(out, json.loads((out / "result.json").read_text(encoding="utf-8")))
 
 
 def gpu_count(root: Path = Path("/")) -> int:

@@ -185,7 +185,7 @@ def _run(command: Sequence[str], where: engine.Engine, what: recipe.Recipe) -> t
         say(f"  | {line}")
     cause = likely_cause([*progress.tail(), progress.last])
     raise EngineError(
-        f"building {what.name} failed at {progress.title()[:160]}",
+        f"building {what.name} failed {f'at {progress.title()[:160]}' if progress.failed else 'before the first step'}",
         where=f"{recipe.shown(path)}",
         hint=f"likely cause: {cause}" if cause else "the lines above are the end of its output",
     )

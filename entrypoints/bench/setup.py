@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +69,22 @@ def check(args: Namespace) -> None:
         raise UsageError(f"unexpected {args.arguments[0]!r}", hint="arguments for the test come after --")
     if args.ablate and args.bind != "all":
         raise UsageError("--ablate goes through all bindings itself", where="--bind", hint="leave one of the two out")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse options of bench that no host would accept; for those who write them down for a later run. Raises UsageError."""
+    from entrypoints.bench import options
+    from entrypoints.parser import OneLineParser
+
+    parser = OneLineParser(prog="epbox bench", allow_abbrev=False, add_help=False)
+    options.configure(parser)
+    args = parser.parse_args(words)
+    check(args)
+    BindMode.parse(args.bind)
+    if args.ranks is not None and args.ranks < 1:
+        raise UsageError(f"{args.ranks} ranks asked for", where="--ranks", hint="at least one is needed")
+    if args.workload not in (None, "auto", "deepep-v1", "deepep-v2"):
+        get(args.workload)
 
 
 def make_request(args: Namespace, environ: Mapping[str, str], nodes: int, plan: Plan, topology: Topology) -> Request:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from entrypoints import workloads
+from entrypoints.bench.setup import check_words
 from entrypoints.errors import UsageError
 from entrypoints.workloads.deepep import HT_NODES_LATER, INTRANODE_RANKS
 from entrypoints.workloads.model import nearest
@@ -28,6 +29,19 @@ def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: 
         raise UsageError(f"unknown workload {workload!r}", where="--workload", hint="one of " + ", ".join(known))
     if gpus < 0:
         raise UsageError(f"{gpus} GPUs", where=gpu_option, hint="give 0 or more")
+    check_shape(nodes, workload, gpus, gpu_option)
+    if not 1 <= port <= 65534:
+        raise UsageError(f"{port} is no port", where="--master-port", hint="1 to 65534 (the next port is used too)")
+    before = list(arguments)[: list(arguments).index("--")] if "--" in arguments else arguments
+    for word in before:
+        if word.partition("=")[0] in OWN:
+            raise UsageError(f"{word} is written by this task", where="--args", hint="give it as an option of the task instead")
+    single_line("--args", " ".join(arguments))
+    check_words(arguments)
+
+
+def check_shape(nodes: int, workload: str, gpus: int, gpu_option: str) -> None:
+    """Refuse nodes and GPUs for which DeepEP has no kernels. Raises UsageError."""
     if workload.startswith("deepep") and gpus == 0:
         raise UsageError(f"{workload} needs GPUs", where=gpu_option, hint=f"give {gpu_option} 8, or --workload alltoall")
     if workload == "deepep-internode":
@@ -38,13 +52,6 @@ def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: 
             raise UsageError(f"{gpus} GPUs a node: the high-throughput test asserts exactly 8", where=gpu_option, hint="give 8")
     if workload == "deepep-intranode" and (nodes != 1 or gpus not in INTRANODE_RANKS):
         raise UsageError(f"{nodes} nodes of {gpus} GPUs", where="--nodes", hint="deepep-intranode takes one node of 2, 4 or 8 GPUs")
-    if not 1 <= port <= 65534:
-        raise UsageError(f"{port} is no port", where="--master-port", hint="1 to 65534 (the next port is used too)")
-    before = list(arguments)[: list(arguments).index("--")] if "--" in arguments else arguments
-    for word in before:
-        if word.partition("=")[0] in OWN:
-            raise UsageError(f"{word} is written by this task", where="--args", hint="give it as an option of the task instead")
-    single_line("--args", " ".join(arguments))
 
 
 def single_line(where: str, text: str) -> None:

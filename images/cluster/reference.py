@@ -47,7 +47,9 @@ def parse(text: str, allow_tag: bool = False) -> Reference:
         raise UsageError("no image", where="--image", hint="give REPOSITORY@sha256:DIGEST, as `build --push` prints it")
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is no image reference", where="--image", hint="give [REGISTRY/]REPOSITORY@sha256:DIGEST")
+        raise UsageError(
+            f"{text!r} is no image reference", where="--image", hint="give [REGISTRY/]REPOSITORY@sha256:DIGEST, lower case, 64 hex digits"
+        )
     if not match["digest"] and not allow_tag:
         raise UsageError(
             f"{text!r} has no digest, so two nodes could run different images",

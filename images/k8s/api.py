@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from entrypoints.errors import EngineError
+from entrypoints.errors import EngineError, UsageError
 
 Document = dict[str, Any]
 #: Seconds to connect and for an answer; streams say their own.
@@ -193,6 +193,8 @@ def connect(kubeconfig: Path | None = None, context: str | None = None, namespac
         own = next((each["context"].get("namespace") for each in every if each["name"] == chosen), None)
     except (config.ConfigException, OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
         if kubeconfig or context:
+            if kubeconfig and not kubeconfig.is_file():
+                raise UsageError("no such file", where=f"--kubeconfig {kubeconfig}", hint="give the file that kubectl uses") from None
             what = f"cannot be used: {' '.join(str(error).split())}"
             raise ApiError(what, status=0, where=str(kubeconfig or f"--context {context}")) from None
         try:

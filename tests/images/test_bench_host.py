@@ -1,12 +1,15 @@
 """The host's side of a bench: whose exit code counts, and an engine that loses a node."""
 
 import _thread
+import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
 
+from entrypoints.errors import UsageError
 from images import bench_host
 
 
@@ -67,3 +70,34 @@ def test_a_container_removed_after_ctrl_c_says_nothing(capsys: pytest.CaptureFix
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
     assert capsys.readouterr().err.strip() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (bench_host.BenchOptions(ranks=-1), "--ranks: -1 ranks asked for"),
+        (bench_host.BenchOptions(arguments=("--rnus", "3")), "unrecognized arguments: --rnus"),
+        (bench_host.BenchOptions(arguments=("--workload", "nope")), "--workload: no workload 'nope'"),
+        (bench_host.BenchOptions(arguments=("--bind", "gpu")), "--bind: 'gpu' is not a way to bind"),
+        (bench_host.BenchOptions(arguments=("-h",)), "unrecognized arguments: -h"),
+    ],
+)
+def test_a_wrong_option_is_said_before_an_image_is_built(
+    options: bench_host.BenchOptions, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_host, "build", lambda _: pytest.fail("an image was built"))
+    with pytest.raises(UsageError, match=reason):
+        bench_host.bench(options)
+
+
+def test_a_run_in_containers_is_in_the_index_beside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Writes(FakeNode):
+        def start(self) -> None:
+            recorded = Path("tests/data/gpu/alltoall-ablation.json").read_text()
+            (tmp_path / "run" / "result.json").write_text(recorded)
+
+    monkeypatch.setattr(bench_host, "build", lambda _: object())
+    monkeypatch.setattr(bench_host, "_node", lambda *_: Writes())
+    assert bench_host.bench(bench_host.BenchOptions(out=tmp_path / "run", nodes=1)) == 0
+    (line,) = (tmp_path / "index.jsonl").read_text().splitlines()
+    assert json.loads(line)["result"] == "run/result.json"

@@ -39,6 +39,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "check out"
     (root / "requirements").mkdir(parents=True)
     shutil.copy("inv", root / "inv")
+    (root / "images").mkdir()
+    (root / "images" / "program.py").write_text("import stub_invoke\nstub_invoke.main()\n")
     (root / "requirements" / "dev.txt").write_text(stub_wheel(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

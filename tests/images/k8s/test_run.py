@@ -304,7 +304,6 @@ def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: Ku
         "the API server does not answer: .*refused": lambda: api.connect(dead).pods("a=b"),
         "does not know you: Unauthorized": lambda: api.connect(stranger).pods("a=b"),
         "broken: cannot be used": lambda: api.connect(broken),
-        "absent: cannot be used": lambda: api.connect(tmp_path / "absent"),
         "cannot be used: .*nowhere": lambda: api.connect(good, "nowhere"),
         "no kubeconfig: .*set KUBECONFIG": lambda: api.connect(),
     }.items():
@@ -312,6 +311,8 @@ def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: Ku
             call()
         assert caught.value.exit_code == 10
         assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="absent: no such file; give the file that kubectl uses"):
+        api.connect(tmp_path / "absent")
 
 
 def test_a_pod_reaches_its_own_cluster_with_its_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

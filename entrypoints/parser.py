@@ -1,0 +1,14 @@
+"""An argument parser whose errors are the program's own: one line, and exit code 2."""
+
+from argparse import ArgumentParser
+from typing import NoReturn
+
+from entrypoints.errors import UsageError
+
+
+class OneLineParser(ArgumentParser):
+    """`argparse` would print the usage of all options before the one line that matters."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(message.removeprefix("argument "), hint=f"{self.prog} --help tells more")
