@@ -1,9 +1,14 @@
 """An argument parser whose errors are the program's own: one line, and exit code 2."""
 
+from __future__ import annotations
+
 from argparse import ArgumentParser
-from typing import NoReturn
 
 from entrypoints.errors import UsageError
+
+TYPE_CHECKING = False  # as in entrypoints.frozen
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class OneLineParser(ArgumentParser):
