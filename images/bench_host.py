@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from entrypoints.bench.outdir import stamp
 from entrypoints.bench.setup import check_words
 from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
@@ -49,7 +49,7 @@ def bench(options: BenchOptions) -> int:
         recipe, why = (options.recipe, "as asked") if options.recipe else pick_recipe(gpus)
         say(f"bench: recipe {recipe}: {why}")
         image = build(BuildOptions(recipe, engine=options.engine))
-    out = options.out or ROOT / "results" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    out = options.out or ROOT / "results" / stamp()
     out.mkdir(parents=True, exist_ok=True)
     import docker
     import requests

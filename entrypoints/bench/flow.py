@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -209,7 +210,12 @@ def diagnosis(folder: Path, whole: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def dry_run(job: Job, other: Job | None = None) -> int:
-    """What would be started, as text or JSON."""
+    """What would be started, as text or JSON. Needs no torch here: who plans for other hosts may have none."""
+    try:
+        python = rank_python(os.environ)
+    except PreflightFailed as error:
+        python = sys.executable
+        say(f"note: a run would stop here: {error}")
     ranks = [
         {
             "rank": command.rank,
@@ -217,9 +223,11 @@ def dry_run(job: Job, other: Job | None = None) -> int:
             "env": {**command.env, **command.plan.env},
             "cpus": command.plan.to_json()["cpus"],
         }
-        for command in commands(job)
+        for command in commands(job, python=python)
     ]
-    beside: list[dict[str, Any]] = [] if other is None else [{"rank": each.rank, "argv": list(each.argv)} for each in commands(other)]
+    beside: list[dict[str, Any]] = (
+        [] if other is None else [{"rank": each.rank, "argv": list(each.argv)} for each in commands(other, python=python)]
+    )
     if job.args.format != "table":
         whole = {"workload": job.prepared.workload, "why": job.why, "shape": job.prepared.shape, "plan": job.plan.to_json(), "ranks": ranks}
         whole |= {"baseline": beside} if beside else {}

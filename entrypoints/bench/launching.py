@@ -34,10 +34,10 @@ class NodeRun:
     seconds: float = 0.0
 
 
-def commands(job: Job, extra_env: dict[str, str] | None = None) -> list[RankCommand]:
-    """A command for every local rank."""
+def commands(job: Job, extra_env: dict[str, str] | None = None, python: str | None = None) -> list[RankCommand]:
+    """A command for every local rank; `python` is their interpreter (default: the one that has torch)."""
     env = {**rank_environment(job, os.environ), **(extra_env or {})}
-    argv = script_command(job.prepared.argv[0], job.prepared.argv[1:], rank_python(os.environ))
+    argv = script_command(job.prepared.argv[0], job.prepared.argv[1:], python or rank_python(os.environ))
     return [RankCommand(rank, argv, env, job.first_rank + rank.local_rank) for rank in job.plan.ranks]
 
 

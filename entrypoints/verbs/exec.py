@@ -42,6 +42,11 @@ def run(args: Namespace) -> int:
         if value is not None and not 0 < value < 1e9:
             raise UsageError(f"{value:g} is not a number of seconds above 0", where=f"--{option.replace('_', '-')}")
     place = find_local_rank(os.environ, args.ranks)
+    if place is not None or args.ranks is None:
+        for option in ("log_dir", "timeout", "total_timeout"):
+            if getattr(args, option) is not None:
+                hint = f"leave it to {place.source}" if place else "give --ranks N too"
+                raise UsageError("is for ranks that exec starts itself", where=f"--{option.replace('_', '-')}", hint=hint)
     if place is None and args.ranks is not None:
         return _supervise(args, command, mode)
     local_rank, ranks = (place.local_rank, place.ranks) if place else (0, 1)

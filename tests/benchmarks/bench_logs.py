@@ -3,6 +3,7 @@
 Run: python tests/benchmarks/bench_logs.py [MEGABYTES]. Times are CPU seconds of the child, so that a busy machine does not decide.
 """
 
+import argparse
 import random
 import resource
 import subprocess
@@ -88,7 +89,9 @@ def measure(verb: str, path: Path) -> tuple[float, float]:
 
 
 def main() -> int:
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    parser = argparse.ArgumentParser(description="how long, and in how much memory, results and diagnose read large logs")
+    parser.add_argument("megabytes", type=int, nargs="?", default=300, help="size of the largest log (default: 300)")
+    megabytes = parser.parse_args().megabytes
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "big.log"

@@ -60,6 +60,16 @@ def test_dry_run_starts_nothing_and_tells_all(capsys: Any, monkeypatch: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_needs_no_torch_and_says_that_a_run_does(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("EPBOX_PYTHON", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["bench", "--ranks", "1", "--workload", "alltoall", "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    assert f"note: a run would stop here: {sys.executable}: this Python has no torch" in told
+    assert "rank 0 on CPUs " in told
+
+
 def test_a_python_without_torch_is_told_how_to_get_one(monkeypatch: Any) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PreflightFailed, match="EPBOX_PYTHON"):

@@ -113,6 +113,8 @@ def test_logs_and_failures(supervised: Supervised, tmp_path: Path) -> None:
         (["--", "true"], {"LOCAL_RANK": "5"}, "does not tell how many ranks share a node"),
         (["--ranks", "4", "--", "true"], {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE=8"),
         (["--timeout", "-1", "--ranks", "1", "--", "true"], {}, "--timeout"),
+        (["--timeout", "9", "--", "true"], {}, "--timeout: is for ranks that exec starts itself; give --ranks N too"),
+        (["--log-dir", "logs", "--", "true"], {"LOCAL_RANK": "0"}, "--log-dir: is for ranks that exec starts itself; leave it to torchrun"),
     ],
 )
 def test_usage_errors(supervised: Supervised, arguments: list[str], environ: dict[str, str], words: str) -> None:
