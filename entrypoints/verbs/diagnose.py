@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from entrypoints.errors import UsageError
 from entrypoints.output import emit_json, say, table
 
 
@@ -19,6 +20,8 @@ def run(args: argparse.Namespace) -> int:
     from entrypoints.diagnosis.report import as_text, to_json
 
     logs = [Path(name) for name in args.log] or [gathering.newest_result()]
+    if args.facts and not Path(args.facts).is_dir():
+        raise UsageError("no such folder", where=f"--facts {args.facts}", hint="bench writes results/TIME/ with a result.json in it")
     facts = gathering.gather(Path(args.facts) if args.facts else gathering.beside(logs))
     findings = diagnose_paths(logs, facts)
     if args.bundle:

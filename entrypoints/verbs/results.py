@@ -41,6 +41,14 @@ def run(args: argparse.Namespace) -> int:
     render = show.markdown if args.format == "markdown" else table
     if args.nodes is not None and args.nodes < 1:
         raise UsageError(f"--nodes {args.nodes}: a run has at least one node")
+    for option in ("port_gbps", "ports", "min_ratio"):
+        value = getattr(args, option)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{option.replace('_', '-')} {value:g}: give a number above 0")
+    if args.reference:
+        if args.min_ratio is None:
+            raise UsageError("--reference: goes with --min-ratio only")
+        _check_reference(args.reference)
     if len(args.log) == 1 and args.log[0].endswith(".jsonl"):
         args.history = args.history or args.log[0]
     if args.history:
@@ -56,6 +64,15 @@ def run(args: argparse.Namespace) -> int:
         print(show.document_text(document, render))
     _gate(args, document)
     return 0
+
+
+def _check_reference(name: str) -> None:
+    """Raises UsageError, with the names there are, for one that no published result has."""
+    from entrypoints.results.compare import references
+
+    known = sorted({reference["id"] for reference in references()})
+    if name not in known:
+        raise UsageError(f"--reference {name}: no such reference", hint="one of " + ", ".join(known))
 
 
 def _document(args: argparse.Namespace) -> dict[str, Any]:
@@ -110,7 +127,8 @@ def _gate(args: argparse.Namespace, document: dict[str, Any]) -> None:
                 best[row["metric"]] = row
         if not best:
             raise UsageError(
-                f"--min-ratio: no reference {args.reference or ''} for these figures", hint="results/references.toml names them"
+                f"--min-ratio: no reference {args.reference or ''} for these figures",
+                hint="entrypoints/results/references.toml has them all",
             )
         for row in best.values():
             if row["ratio"] < args.min_ratio:

@@ -27,7 +27,12 @@ def run(arguments: Namespace) -> int:
         return 0
     text = _text(topology, arguments.format)
     if arguments.output:
-        write_atomically(Path(arguments.output), text)
+        try:
+            write_atomically(Path(arguments.output), text)
+        except OSError as error:
+            from entrypoints.errors import UsageError
+
+            raise UsageError(f"cannot be written: {error.strerror}", where=arguments.output, hint="choose another place with -o") from None
     else:
         sys.stdout.write(text)
     return 0

@@ -56,3 +56,24 @@ def test_a_shell_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("SHELL", "/nowhere/sh")
     assert main(["shell"]) == 2
     assert capsys.readouterr().err.startswith("epbox shell: SHELL=/nowhere/sh: cannot be executed: No such file")
+
+
+LOG = "tests/data/gpu/alltoall.log"
+WRONG = {
+    f"results {LOG} --port-gbps -4": "epbox results: --port-gbps -4: give a number above 0",
+    f"results {LOG} --ports 0": "epbox results: --ports 0: give a number above 0",
+    f"results {LOG} --min-ratio nan": "epbox results: --min-ratio nan: give a number above 0",
+    f"results {LOG} --reference nope": "epbox results: --reference: goes with --min-ratio only",
+    f"results {LOG} --min-ratio 1 --reference nope": "epbox results: --reference nope: no such reference; one of ",
+    f"diagnose {LOG} --facts nowhere": "epbox diagnose: --facts nowhere: no such folder; ",
+    "topology --topology tests/data/topology/nccl-dump.xml -o /proc/nowhere/x": "epbox topology: /proc/nowhere/x: cannot be written: ",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_an_option_that_cannot_be_meant_is_refused_before_any_output(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(WRONG[line])
+    assert err.count("\n") == 1
