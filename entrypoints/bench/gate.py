@@ -17,7 +17,7 @@ def check_possible(args: Namespace, job: Job) -> None:
         raise UsageError(
             f"no published result of {job.prepared.test} with this shape",
             where="--min-ratio",
-            hint="results/references.toml has all; use --min-gbps",
+            hint="entrypoints/results/references.toml has all; use --min-gbps",
         )
 
 
