@@ -72,7 +72,8 @@ def build(
 )
 def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> None:
     """Write a recipe's Dockerfile, or its whole build context for a plain `docker build`."""
-    from images import build, checks, lock, render
+    from entrypoints.output import say
+    from images import base, build, checks, lock, render
     from images.recipe import load_recipe
 
     with exit_code("render"):
@@ -85,6 +86,8 @@ def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> 
             render.render_to(what, Path(out), lock.load(what))
         else:
             sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
+        if what.base.kind == "debian":
+            say(f"note: no registry has {base.reference(what.base, lock.load(what))}: ./inv build makes it in the engine, once")
 
 
 @task(
