@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 from argparse import Namespace
@@ -15,7 +16,7 @@ from entrypoints.bench import ablate, arms, baseline, doctor, document, gate, id
 from entrypoints.bench.launching import NodeRun, commands, launch
 from entrypoints.bench.outdir import open_folder
 from entrypoints.bench.setup import Job, make_job, rank_python
-from entrypoints.errors import EPBoxError, PreflightFailed
+from entrypoints.errors import EPBoxError, PreflightFailed, UsageError
 from entrypoints.launch.agreement import check_agreement
 from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
@@ -36,7 +37,8 @@ def bench(args: Namespace) -> int:
     other = baseline.make_job(job, os.environ) if args.baseline else None
     if args.dry_run:
         return dry_run(job, other)
-    rank_python(os.environ)
+    if shutil.which(python := rank_python(os.environ)) is None:
+        raise UsageError("no such program", where=f"EPBOX_PYTHON={python}", hint="name a Python that has torch")
     gate.check_possible(args, job)
     folder = open_folder(args.out)
     started = datetime.now(timezone.utc)

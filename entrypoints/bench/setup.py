@@ -115,7 +115,10 @@ def pick(args: Namespace, environ: Mapping[str, str], request: Request) -> tuple
     name = args.workload or environ.get("EPBOX_WORKLOAD") or "auto"
     # An image may name its family there, which doctor checks for; which of its tests fits is for auto to say.
     if name not in ("auto", "deepep-v1", "deepep-v2"):
-        return get(name), "asked for"
+        try:
+            return get(name), "asked for"
+        except UsageError as error:
+            raise UsageError(error.what, where="--workload" if args.workload else "EPBOX_WORKLOAD", hint=error.hint) from None
     chosen, why = choose(request)
     return get(chosen), f"auto: {why}"
 

@@ -60,6 +60,25 @@ def test_dry_run_starts_nothing_and_tells_all(capsys: Any, monkeypatch: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("EPBOX_PYTHON", "/nowhere/python", "epbox bench: EPBOX_PYTHON=/nowhere/python: no such program; name a Python that has torch"),
+        ("EPBOX_WORKLOAD", "nope", "epbox bench: EPBOX_WORKLOAD: no workload 'nope'; one of auto, "),
+    ],
+)
+def test_a_wrong_variable_is_named_before_anything_is_written(
+    name: str, value: str, words: str, capsys: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("EPBOX_PYTHON", sys.executable)
+    monkeypatch.setenv(name, value)
+    assert main(["bench", "--ranks", "1"]) == 2
+    assert capsys.readouterr().err.startswith(words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_needs_no_torch_and_says_that_a_run_does(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("EPBOX_PYTHON", raising=False)
