@@ -16,6 +16,7 @@ from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
 
 from . import base, engine, hostconfig, inventory, lock, recipe, render, sources
+from .cluster import reference
 from .progress import Progress, likely_cause
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,8 @@ class Image:
 def build(options: BuildOptions) -> Image:
     """Build one image. UsageError before anything starts when the recipe or a source is wrong; EngineError when a step fails."""
     what = recipe.load_recipe(options.recipe)
+    if options.tag and not reference.is_tag(options.tag):
+        raise UsageError(f"{options.tag!r} is no image name", where="--tag", hint="[REGISTRY/]NAME[:TAG], the name in lower case")
     given = sources.parse(options.source, what)
     locked = lock.load(what)
     lock.check(what, locked)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from entrypoints.errors import EPBoxError, UsageError
+from entrypoints.errors import EngineError, EPBoxError, UsageError
 from entrypoints.output import say
 
 
@@ -21,6 +21,23 @@ def exit_code(name: str) -> Iterator[None]:
         raise Exit(f"{name}: {error}", error.exit_code) from None
     except KeyboardInterrupt:
         raise Exit(f"{name}: interrupted", 130) from None
+    except OSError as error:  # docker's and requests' errors are OSErrors too
+        told = _told(error)
+        if told is None:
+            raise
+        raise Exit(f"{name}: {told}", told.exit_code) from None
+
+
+def _told(error: OSError) -> EPBoxError | None:
+    """What the engine refused, or a file that cannot be read or written; None for what only a traceback explains."""
+    explanation = getattr(error, "explanation", None)
+    if explanation:
+        return EngineError(f"the engine refused: {' '.join(str(explanation).split())}")
+    if type(error).__module__.startswith(("requests.", "docker.", "urllib3.")):
+        return EngineError(f"the engine does not answer: {error}", hint="./inv engine.status")
+    if error.filename is not None and error.strerror:
+        return UsageError(error.strerror, where=str(error.filename), hint="name another place, or make this one usable")
+    return None
 
 
 def words(c: Context, args: str) -> tuple[str, ...]:

@@ -41,6 +41,12 @@ class Reference:
         return f"{self.repository.rpartition('/')[2]}-{(self.digest or self.tag or 'latest').removeprefix('sha256:')[:12]}"
 
 
+def is_tag(text: str) -> bool:
+    """True for a name that an image can be given: a reference without a digest."""
+    match = _REFERENCE.fullmatch(text)
+    return match is not None and not match["digest"]
+
+
 def parse(text: str, allow_tag: bool = False) -> Reference:
     """The reference. Raises UsageError when it is none, and when it has no digest unless a tag is allowed."""
     if not text:
