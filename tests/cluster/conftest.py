@@ -16,6 +16,7 @@ import pytest
 
 from images import build as builder
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
+from tests.helpers.bench_process import free_port
 
 PROGRAMS = {"slurm": ("slurm-wlm munge", ("slurmctld", "slurmd", "srun", "munged")), "openmpi": ("openmpi-bin", ("mpirun",))}
 
@@ -55,7 +56,8 @@ class Slurm:
         """The id of a job that was queued."""
         path = self.home / "job.sbatch"
         path.write_text(script)
-        done = self.run("sbatch", "--parsable", *options, str(path), MASTER_ADDR=own_address())
+        # A port of its own: other runs on this machine may have the default one.
+        done = self.run("sbatch", "--parsable", *options, str(path), MASTER_ADDR=own_address(), MASTER_PORT=str(free_port()))
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -130,7 +132,7 @@ def node_program(cpu: builder.Image, slurm: Slurm) -> str:  # noqa: F811
         f'exec docker --host {cpu.engine.url} run --rm --network host --hostname "$SLURMD_NODENAME" -v {slurm.home}:{slurm.home} \\\n'
         "  --cap-add SYS_NICE --shm-size 1g --label epbox.test=slurm "
         '$(env | sed -n "s/^\\(SLURM_[A-Z_0-9]*\\)=.*/-e \\1/p") '
-        f'-e MASTER_ADDR {cpu.id} "$@"\n'
+        f'-e MASTER_ADDR -e MASTER_PORT {cpu.id} "$@"\n'
     )
     path.chmod(0o755)
     return str(path)
