@@ -4,6 +4,7 @@ from argparse import REMAINDER, ArgumentParser
 from pathlib import Path
 
 from entrypoints.launch.rendezvous import add_options
+from entrypoints.verbs.common import add_topology_option
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -14,6 +15,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks on this node (default: its visible GPUs, else 1)")
     add_options(parser)
+    add_topology_option(parser)
     shape = parser.add_argument_group("shape", "defaults are the workload's own")
     for name, what in (
         ("num-tokens", "tokens a rank"),

@@ -46,7 +46,7 @@ def make_job(args: Namespace, environ: Mapping[str, str]) -> Job:
     check(args)
     bind = BindMode.parse(args.bind)
     rendezvous = own_port(resolve(args, environ), args, environ)
-    topology = load(None)
+    topology = load(args.topology)
     # Which GPUs a rank would get decides the workload, and the workload decides the variables: plan once for each.
     draft = make_plan(topology, PlanOptions(ranks=args.ranks, environ=environ, workload="alltoall"))
     request = make_request(args, environ, rendezvous.nodes, draft, topology)

@@ -60,6 +60,23 @@ def test_dry_run_starts_nothing_and_tells_all(capsys: Any, monkeypatch: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_may_tell_the_topology_that_a_vm_hides(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("EPBOX_PYTHON", "/some/python")
+    matrix = "\tGPU0\tGPU1\tmlx5_0\tmlx5_1\nGPU0\t X \tNV18\tSYS\tPIX\nGPU1\tNV18\t X \tPIX\tSYS\n"
+    file = tmp_path / "matrix.txt"
+    file.write_text(matrix + "mlx5_0\tSYS\tPIX\t X \tSYS\nmlx5_1\tPIX\tSYS\tSYS\t X \n")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    asked = ["bench", "--topology", str(file), "--workload", "alltoall", "--dry-run", "--format", "json"]
+    assert main(asked) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [rank["hca"] for rank in told["plan"]["ranks"]] == ["mlx5_1", "mlx5_0"]
+    assert told["plan"]["source"] == str(file)
+    file.write_text("no matrix")
+    assert main(asked) == 2
+    assert str(file) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
