@@ -13,6 +13,7 @@ import jinja2
 
 from entrypoints.errors import UsageError
 
+from . import templates
 from .base import reference
 from .inventory import files as sbom_files
 from .lock import digest as lock_digest
@@ -21,21 +22,14 @@ from .lock import text as lock_text
 from .recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
-TEMPLATES = ROOT / "templates" / "dockerfile"
+TEMPLATES = templates.ROOT / "dockerfile"
 STEPS = Path(__file__).parent / "steps"
 _PROGRAM_SUFFIXES = {".py", ".toml", ".json", ".html", ".j2"}
 
 
 def render_dockerfile(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> str:
     """The Dockerfile's text. Same recipe and lock, same text; templates see only `recipe`, `base` (FROM reference) and `lock` (digest)."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    environment = templates.environment("dockerfile")
     environment.globals["locked_stage"] = lambda packages: stage_of(lock, list(packages))
     name = f"{recipe.template}.Dockerfile.j2"
     try:

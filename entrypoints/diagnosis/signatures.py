@@ -1,7 +1,7 @@
 """The signature table as compiled patterns; the table itself is data (signatures.toml)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,18 +121,9 @@ def sure(pattern: str) -> tuple[bytes, ...]:
     if len(parts) > 1:
         choices += [_sure_of_all(parts)]
     else:
-        place = 0
-        while place < len(pattern):
-            char, step = pattern[place], 1
-            if char == "\\":
-                step = 2
-            elif char == "[":
-                step = pattern.index("]", place + 2 + (pattern[place + 1] == "^")) + 1 - place
-            elif char == "(":
-                step = _group(pattern, place)
-                if pattern[place + step : place + step + 1] not in ("?", "*", "{"):
-                    choices += [_sure_of_all(_alternatives(_inside(pattern[place : place + step])))]
-            place += step
+        for place, char, step in _steps(pattern):
+            if char == "(" and pattern[place + step : place + step + 1] not in ("?", "*", "{"):
+                choices += [_sure_of_all(_alternatives(_inside(pattern[place : place + step])))]
     return max(choices, key=lambda words: min(map(len, words), default=0), default=())
 
 
@@ -150,7 +141,17 @@ def _inside(group: str) -> str:
 
 def _alternatives(pattern: str) -> list[str]:
     """The alternatives of a pattern, those inside groups left alone."""
-    found, start, place = [], 0, 0
+    found, start = [], 0
+    for place, char, _ in _steps(pattern):
+        if char == "|":
+            found.append(pattern[start:place])
+            start = place + 1
+    return [*found, pattern[start:]]
+
+
+def _steps(pattern: str) -> Iterator[tuple[int, str, int]]:
+    """(place, first character, length) of each character, escape, class and group of a pattern."""
+    place = 0
     while place < len(pattern):
         char, step = pattern[place], 1
         if char == "\\":
@@ -159,11 +160,8 @@ def _alternatives(pattern: str) -> list[str]:
             step = pattern.index("]", place + 2 + (pattern[place + 1] == "^")) + 1 - place
         elif char == "(":
             step = _group(pattern, place)
-        elif char == "|":
-            found.append(pattern[start:place])
-            start = place + 1
+        yield place, char, step
         place += step
-    return [*found, pattern[start:]]
 
 
 def _group(pattern: str, place: int) -> int:

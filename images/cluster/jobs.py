@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 import jinja2
 
@@ -13,7 +12,8 @@ from entrypoints.errors import UsageError
 from entrypoints.workloads.deepep import HT_NODES_LATER, INTRANODE_RANKS
 from entrypoints.workloads.model import nearest
 
-ROOT = Path(__file__).resolve().parents[2]
+from .. import templates
+
 MOST_NODES = 5000
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?")
 #: Our options that every node must get from the template, with the option of the renderer that sets them.
@@ -24,9 +24,7 @@ def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: 
     """Refuse what would fail only after a job has waited for its nodes. Raises UsageError."""
     if not 1 <= nodes <= MOST_NODES:
         raise UsageError(f"{nodes} nodes", where="--nodes", hint=f"give 1 to {MOST_NODES}")
-    known = ("auto", *workloads.names())
-    if workload not in known:
-        raise UsageError(f"unknown workload {workload!r}", where="--workload", hint="one of " + ", ".join(known))
+    check_workload(workload)
     if gpus < 0:
         raise UsageError(f"{gpus} GPUs", where=gpu_option, hint="give 0 or more")
     check_shape(nodes, workload, gpus, gpu_option)
@@ -38,6 +36,13 @@ def check(nodes: int, workload: str, gpus: int, arguments: Sequence[str], port: 
             raise UsageError(f"{word} is written by this task", where="--args", hint="give it as an option of the task instead")
     single_line("--args", " ".join(arguments))
     check_words(arguments)
+
+
+def check_workload(workload: str) -> None:
+    """Refuse a name that bench does not know. Raises UsageError."""
+    known = ("auto", *workloads.names())
+    if workload not in known:
+        raise UsageError(f"unknown workload {workload!r}", where="--workload", hint="one of " + ", ".join(known))
 
 
 def check_shape(nodes: int, workload: str, gpus: int, gpu_option: str) -> None:
@@ -75,10 +80,7 @@ def hosts(text: str, nodes: int, where: str = "--hosts") -> tuple[str, ...]:
 
 def shell_environment(folder: str) -> jinja2.Environment:
     """Templates of shell text: `sh` quotes one word, `words` quotes each of a sequence."""
-    loader = jinja2.FileSystemLoader(ROOT / "templates" / folder)
-    found = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    found = templates.environment(folder)
     found.filters["sh"] = lambda value: shlex.quote(str(value))
     found.filters["words"] = lambda values: shlex.join(map(str, values))
     return found

@@ -1,16 +1,14 @@
 """Kubernetes manifests: options -> checked context -> YAML text. Pure but for reading templates and platform data."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from .. import templates
 from .options import KINDS, ManifestOptions, Platform, check, platform_of, platforms, rdma_of
 
 __all__ = ["KINDS", "ManifestOptions", "Platform", "check", "context", "notes", "platforms", "render"]
-
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "kubernetes"
 
 
 def context(options: ManifestOptions) -> dict[str, Any]:
@@ -45,14 +43,8 @@ def context(options: ManifestOptions) -> dict[str, Any]:
 
 
 def environment() -> jinja2.Environment:
-    """Jinja as all templates here expect it; `q` quotes any value as JSON, which is YAML."""
-    result = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    """Templates of manifests: `q` quotes any value as JSON, which is YAML."""
+    result = templates.environment("kubernetes")
     result.filters["q"] = json.dumps
     return result
 

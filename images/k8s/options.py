@@ -113,22 +113,19 @@ def rdma_of(options: ManifestOptions, platform: Platform) -> tuple[str, int] | N
 
 def check(options: ManifestOptions) -> None:
     """Refuse what a cluster would refuse later, or worse, accept. Raises UsageError."""
-    from entrypoints import workloads
     from entrypoints.bench.setup import check_words
 
-    from ..cluster.jobs import check_shape
+    from ..cluster.jobs import MOST_NODES, check_shape, check_workload
 
-    known = ("auto", *workloads.names())
     if options.kind not in KINDS:
         raise UsageError(f"unknown kind {options.kind!r}", where="--kind", hint="one of " + ", ".join(KINDS))
-    if options.workload not in known:
-        raise UsageError(f"unknown workload {options.workload!r}", where="--workload", hint="one of " + ", ".join(known))
+    check_workload(options.workload)
     if options.kind != "daemonset":
         check_shape(options.nodes, options.workload, options.gpus, "--gpus")
     check_words(options.arguments)
     smallest = 2 if options.kind == "mpijob" else 1
-    if not smallest <= options.nodes <= 5000:
-        raise UsageError(f"{options.nodes} nodes", where="--nodes", hint=f"{options.kind} takes {smallest} to 5000")
+    if not smallest <= options.nodes <= MOST_NODES:
+        raise UsageError(f"{options.nodes} nodes", where="--nodes", hint=f"{options.kind} takes {smallest} to {MOST_NODES}")
     _check_image(options)
     _check_names(options)
     _check_topology(options)
