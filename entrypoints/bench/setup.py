@@ -18,6 +18,8 @@ from entrypoints.workloads import Prepared, Request, Workload, get
 
 #: The folder that holds the package, for ranks that import it from another working directory.
 ROOT = Path(__file__).resolve().parents[2]
+#: An image may name its family, which doctor checks for; which of its tests fits is for auto to say.
+FAMILIES = ("auto", "deepep-v1", "deepep-v2")
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,16 @@ def check_words(words: Sequence[str]) -> None:
     """Refuse options of bench that no host would accept; for those who write them down for a later run. Raises UsageError."""
     from entrypoints.bench import options
     from entrypoints.parser import OneLineParser
+    from entrypoints.placement.plan import check_ranks
 
     parser = OneLineParser(prog="epbox bench", allow_abbrev=False, add_help=False)
     options.configure(parser)
     args = parser.parse_args(words)
     check(args)
     BindMode.parse(args.bind)
-    if args.ranks is not None and args.ranks < 1:
-        raise UsageError(f"{args.ranks} ranks asked for", where="--ranks", hint="at least one is needed")
-    if args.workload not in (None, "auto", "deepep-v1", "deepep-v2"):
+    if args.ranks is not None:
+        check_ranks(args.ranks)
+    if args.workload is not None and args.workload not in FAMILIES:
         get(args.workload)
 
 
@@ -113,8 +116,7 @@ def pick(args: Namespace, environ: Mapping[str, str], request: Request) -> tuple
     from entrypoints.workloads.auto import choose
 
     name = args.workload or environ.get("EPBOX_WORKLOAD") or "auto"
-    # An image may name its family there, which doctor checks for; which of its tests fits is for auto to say.
-    if name not in ("auto", "deepep-v1", "deepep-v2"):
+    if name not in FAMILIES:
         try:
             return get(name), "asked for"
         except UsageError as error:

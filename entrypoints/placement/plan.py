@@ -70,12 +70,17 @@ def make_plan(topology: Topology, options: PlanOptions | None = None) -> Plan:
     return _assemble(draft, [*warnings, *notes])
 
 
+def check_ranks(ranks: int) -> None:
+    """Raises UsageError for a number of ranks that no host can have."""
+    if ranks < 1:
+        raise UsageError(f"{ranks} ranks asked for", where="--ranks", hint="at least one is needed")
+
+
 def _gpus_of_ranks(topology: Topology, options: PlanOptions, warnings: list[str]) -> list[Gpu | None]:
     """The GPU of each local rank in rank order, None for all ranks of a plan without GPUs."""
     visible = visible_gpus(topology, options.environ)
     ranks = options.ranks if options.ranks is not None else (len(visible) or 1)
-    if ranks < 1:
-        raise UsageError(f"{ranks} ranks asked for", where="--ranks", hint="at least one is needed")
+    check_ranks(ranks)
     if options.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID") != "PCI_BUS_ID" and visible:
         warnings.append("CUDA_DEVICE_ORDER is set to PCI_BUS_ID for the ranks: GPU indices here are in bus order")
     if ranks <= len(visible):
