@@ -46,6 +46,11 @@ class Layout:
         return self.run / "docker.sock"
 
     @property
+    def containerd_pid_file(self) -> Path:
+        """Written by dockerd, which takes any living process of this number for its containerd and then waits in vain for an answer."""
+        return self.run / "containerd" / "containerd.pid"
+
+    @property
     def url(self) -> str:
         return f"unix://{self.socket}"
 
@@ -71,8 +76,6 @@ def start() -> bool:
             raise EngineError("a private engine needs root", hint="run as root, or set DOCKER_HOST to a daemon that you may use")
         place.run.mkdir(parents=True, exist_ok=True)
         _end_leftovers(place)  # of a daemon that was killed
-        place.pid_file.unlink(missing_ok=True)
-        place.socket.unlink(missing_ok=True)
         process = _spawn(dockerd, place)
         try:
             _wait_until_up(process, place)
@@ -93,8 +96,6 @@ def stop() -> bool:
             os.kill(pid, signal.SIGTERM)
             _wait_gone(pid, _STOP_SECONDS)
         ended = _end_leftovers(place)
-        place.pid_file.unlink(missing_ok=True)
-        place.socket.unlink(missing_ok=True)
         if place.run != place.state / "run":
             shutil.rmtree(place.run, ignore_errors=True)
     return pid is not None or ended > 0
@@ -150,7 +151,8 @@ def _wait_until_up(process: "subprocess.Popen[bytes]", place: Layout) -> None:
 
 
 def _end_leftovers(place: Layout) -> int:
-    """End what names our run folder on its command line (containerd, shims) with all descendants, then unmount what they held."""
+    """End what names our run folder on its command line (containerd, shims) with all descendants, unmount what they held, and remove
+    the pid files and sockets that a killed daemon leaves: their numbers may be another process's by now."""
     import psutil
 
     mine = [process for process in psutil.process_iter(["cmdline"]) if _is_ours(process.info["cmdline"] or [], place)]
@@ -168,6 +170,8 @@ def _end_leftovers(place: Layout) -> int:
     psutil.wait_procs(list(family.values()), timeout=10)
     for target in _mounts_below(place):
         subprocess.run(["umount", "--lazy", target], capture_output=True)
+    for path in (place.pid_file, place.containerd_pid_file, *place.run.glob("*.sock"), *place.run.glob("containerd/*.sock*")):
+        path.unlink(missing_ok=True)
     return len(family)
 
 

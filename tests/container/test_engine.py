@@ -61,6 +61,21 @@ def test_stop_ends_what_a_killed_daemon_left(state: private_engine.Layout) -> No
     assert private_engine.start() is True
 
 
+def test_a_pid_file_that_names_a_stranger_does_not_keep_it_from_starting(state: private_engine.Layout) -> None:
+    """What a killed daemon left, after its containerd's number became another process's (or while that process still dies)."""
+    state.containerd_pid_file.parent.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        for path in (state.containerd_pid_file, state.pid_file):
+            path.write_text(str(stranger.pid))
+        try:
+            assert private_engine.start() is True
+            assert engine.ping(state.url) is not None
+            private_engine.stop()
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
 def test_a_daemon_that_is_there_is_used_and_left_alone(engine: engine.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.url)
     monkeypatch.setenv("EPBOX_STATE", str(tmp_path))
