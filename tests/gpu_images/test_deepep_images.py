@@ -1,4 +1,7 @@
-"""The GPU images on a machine without a GPU: all that holds before a driver is there. Built beforehand (./inv build --recipe NAME)."""
+"""The GPU images on a machine without a GPU: all that holds before a driver is there.
+
+`./inv test --gpu-images` runs these and nothing else, over the images that are built here (./inv build --recipe NAME).
+"""
 
 import json
 import os
