@@ -33,21 +33,34 @@ KINDS = {
 }
 
 
+def always(kube: "KubeServer") -> bool:
+    """A condition of scripts: nothing is waited for."""
+    return True
+
+
+def never(kube: "KubeServer") -> bool:
+    """A condition of scripts: until the server is closed."""
+    return False
+
+
 @dataclass(frozen=True)
 class Script:
-    """What one pod does. Times in seconds. `late`: until it is made; `waits` (REASON: MESSAGE): why it does not start, for ever where
-    `waits_for` is 0; `tear_at`: its first log stream breaks within that line; `log_stops`: it ends there as if whole while the container
-    runs on (a rotated log); `program`: started for the pod's document in place of lines and code; `exit_code` None: runs for ever."""
+    """What one pod does. Times in seconds. `made_when`: what must hold before a controller makes it, and `late`: how long after that;
+    `waits` (REASON: MESSAGE): why it does not start, for ever where `waits_for` is 0; `ends_when`: what must hold before it ends;
+    `tear_at`: its first log stream breaks within that line; `log_stops`: it ends there as if whole while the container runs on (a
+    rotated log); `program`: started for the pod's document in place of lines and code; `exit_code` None: runs for ever."""
 
     lines: tuple[str, ...] = ("hello",)
     exit_code: int | None = 0
     message: str = ""
     reason: str = ""
     doctor_exit: int = 0
+    made_when: "Callable[[KubeServer], bool]" = always
     late: float = 0
     line_every: float = 0.01
     waits: str = ""
     waits_for: float = 0
+    ends_when: "Callable[[KubeServer], bool]" = always
     tear_at: int | None = None
     log_stops: int | None = None
     program: Callable[[dict[str, Any]], "subprocess.Popen[str]"] | None = None
@@ -60,7 +73,9 @@ class Container:
 
 
 class KubeServer:
-    """`scripts` by node rank (None for all others); `deny` maps (verb, plural) to a status and its words; `requests` is what came in."""
+    """`scripts` by node rank (None for all others); `deny` maps (verb, plural) to a status and its words; `lists_when` is what must hold
+    before a list of pods is answered. What tests and scripts look at: `requests` as they came in, `watches` begun, `broken_logs` (pods).
+    """
 
     def __init__(self, scripts: Mapping[int | None, Script] | None = None) -> None:
         self.scripts = scripts or {}
@@ -70,7 +85,10 @@ class KubeServer:
         self.gpu_nodes = 2
         self.torn_watches = 0
         self.lost_answers: set[str] = set()
+        self.lists_when: Callable[[KubeServer], bool] = always
         self.requests: list[tuple[str, str]] = []
+        self.watches = 0
+        self.broken_logs: set[str] = set()
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
         self.history: list[tuple[int, str, dict[str, Any]]] = []
@@ -78,12 +96,11 @@ class KubeServer:
         self.version = 100
         self.closing = False
         self._logs: dict[tuple[str, str], Container] = {}
-        self._torn: set[str] = set()
         handler = type("Handler", (_Handler,), {"kube": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         with self.changed:
@@ -94,7 +111,7 @@ class KubeServer:
 
     def kubeconfig(self, path: Path, namespace: str = "bench") -> Path:
         context = {"cluster": "test", "user": "me", "namespace": namespace}
-        config = {"apiVersion": "v1", "kind": "Config", "current-context": "test"}
+        config: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": "test"}
         config |= {"clusters": [{"name": "test", "cluster": {"server": self.url}}]}
         config |= {"users": [{"name": "me", "user": {"token": TOKEN}}], "contexts": [{"name": "test", "context": context}]}
         path.write_text(json.dumps(config))
@@ -104,6 +121,17 @@ class KubeServer:
         """What stands in the cluster now."""
         with self.changed:
             return sorted(f"{plural}/{name}" for plural, name in self.objects)
+
+    def phase(self, pod: str) -> str:
+        """A pod's phase; empty where it is not made, or has no status yet."""
+        with self.changed:
+            return str(self.objects.get(("pods", pod), {}).get("status", {}).get("phase", ""))
+
+    def wait_until(self, condition: "Callable[[KubeServer], bool]") -> bool:
+        """False where the server is closed before the condition holds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closing or condition(self))
+            return not self.closing
 
     # The store. Callers hold `changed`.
 
@@ -160,6 +188,8 @@ class KubeServer:
         return self.scripts.get(rank, self.scripts.get(None, Script()))
 
     def _late(self, owner: dict[str, Any], pod: Pod, script: Script) -> None:
+        if not self.wait_until(script.made_when):
+            return
         time.sleep(script.late)
         meta = {"name": pod.name, "namespace": owner["metadata"]["namespace"], "labels": pod.labels, "annotations": pod.annotations}
         with self.changed:
@@ -204,7 +234,7 @@ class KubeServer:
                 self.changed.notify_all()
         if process is not None:
             script = replace(script, exit_code=process.wait())
-        if script.exit_code is None:
+        if script.exit_code is None or not self.wait_until(script.ends_when):
             return
         log.state = "terminated"
         ended = self._ended(script.exit_code, script.reason or ("Completed" if script.exit_code == 0 else "Error"), script.message)
@@ -223,8 +253,6 @@ class KubeServer:
                 return
             said = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "Job has reached the backoff limit"}
             self.put("jobs", {**job, "status": {"conditions": [said]}}, "MODIFIED")
-        time.sleep(0.3)
-        with self.changed:
             for (plural, other), each in list(self.objects.items()):
                 mine = any(ref["uid"] == owner for ref in each["metadata"].get("ownerReferences", []))
                 if plural == "pods" and mine and each.get("status", {}).get("phase") not in ("Failed", "Succeeded"):
@@ -246,6 +274,11 @@ class KubeServer:
             spec = {**pod["spec"], **({"nodeName": f"gpu-{name}"} if running else {})}
             self.put("pods", {**pod, "spec": spec, "status": {"phase": "Pending", **status}}, "MODIFIED")
 
+    def _broken(self, pod: str) -> None:
+        with self.changed:
+            self.broken_logs.add(pod)
+            self.changed.notify_all()
+
     def log_lines(self, pod: str, container: str, since: str, follow: bool) -> Iterator[str | None]:
         """Lines with their times; None where the stream breaks."""
         log = self._log(pod, container)
@@ -264,12 +297,12 @@ class KubeServer:
                 sent += 1
                 if since and stamp[:19] < since[:19]:
                     continue
-                first = pod not in self._torn and follow
+                first = pod not in self.broken_logs and follow
                 if first and script.tear_at is not None and sent > script.tear_at:
-                    self._torn.add(pod)
+                    self._broken(pod)
                     yield None
                 if first and script.log_stops is not None and sent > script.log_stops:
-                    self._torn.add(pod)
+                    self._broken(pod)
                     return
                 yield f"{stamp} {text}\n"
 
@@ -280,6 +313,7 @@ def _now() -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two writes, and the second would wait for the client's delayed acknowledgement
     kube: KubeServer
 
     def log_message(self, format: str, *args: object) -> None:
@@ -357,6 +391,8 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
         if query.get("watch"):
             return self._watch(wanted, int(query["resourceVersion"]), float(query["timeoutSeconds"]))
+        if plural == "pods":
+            self.kube.wait_until(self.kube.lists_when)
         with self.kube.changed:
             items = [each for (kind, _), each in self.kube.objects.items() if kind == plural and _has(each, wanted)]
             meta = {"resourceVersion": str(self.kube.version)}
@@ -364,6 +400,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _watch(self, wanted: Mapping[str, str], version: int, seconds: float) -> None:
         self._start_stream("application/json")
+        with self.kube.changed:
+            self.kube.watches += 1
+            self.kube.changed.notify_all()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with self.kube.changed:

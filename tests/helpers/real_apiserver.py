@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 from urllib.request import Request, urlopen
 
-import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
@@ -27,11 +26,11 @@ NODE = "gpu-node-1"
 
 
 def assets() -> Path:
-    """The folder with kube-apiserver and etcd; skips the test without."""
-    folder = os.environ.get("KUBEBUILDER_ASSETS")
-    if not folder or not all((Path(folder) / name).exists() for name in ("kube-apiserver", "etcd")):
-        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd")
-    return Path(folder)
+    """The folder with kube-apiserver and etcd."""
+    folder = Path(os.environ.get("KUBEBUILDER_ASSETS", ""))
+    missing = [name for name in ("kube-apiserver", "etcd") if not (folder / name).is_file()]
+    assert not missing, f"KUBEBUILDER_ASSETS={folder}: no {' and no '.join(missing)} there"
+    return folder
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,7 +48,8 @@ class RealCluster:
 
     def __init__(self, folder: Path) -> None:
         binaries = assets()
-        self.folder, self.scripts = folder, {}  # type: ignore[var-annotated]
+        self.folder = folder
+        self.scripts: dict[int, Script] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         peers, clients, secure = free_ports(3)
         key = folder / "sa.key"
@@ -71,7 +71,7 @@ class RealCluster:
         settings.api_key = {"authorization": "admin", "BearerToken": "admin"}
         settings.api_key_prefix = {"authorization": "Bearer", "BearerToken": "Bearer"}
         settings.verify_ssl = False
-        self._api = DynamicClient(client.ApiClient(settings), discoverer=lambda *_: None)
+        self._api = DynamicClient(client.ApiClient(settings), discoverer=lambda *_: None)  # type: ignore[no-untyped-call]
         self._closing = threading.Event()
         self._wait_ready()
         self._logs: dict[str, list[tuple[str, str]]] = {}
@@ -137,7 +137,7 @@ class RealCluster:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.request("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-        status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}
+        status: dict[str, Any] = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}
         status |= {"daemonEndpoints": {"kubeletEndpoint": {"Port": server.server_address[1]}}}
         self.request("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status}, "application/merge-patch+json")
 

@@ -1,4 +1,10 @@
-"""k8s.run against a real kube-apiserver with etcd, where KUBEBUILDER_ASSETS names their folder; a stand-in plays the kubelet."""
+"""k8s.run against a real kube-apiserver with etcd; a stand-in plays the kubelet.
+
+Collected only where KUBEBUILDER_ASSETS names the folder of the two binaries, as for controllers' tests. controller-runtime's `setup-envtest
+use -p path` downloads both and prints the folder:
+
+    KUBEBUILDER_ASSETS=$(setup-envtest use -p path) ./inv test --args tests/images/k8s/test_apiserver.py
+"""
 
 import itertools
 import json
@@ -19,7 +25,7 @@ from tests.helpers.kube_server import Script
 from tests.helpers.kubernetes_schema import load
 from tests.helpers.real_apiserver import RealCluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("apiserver")]
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, kind="pod", workload="alltoall")
 RESULT = {"schema": "epbox.result/1", "verdict": "numbers right"}
 GOOD = Script(lines=(*(f"line {i}" for i in range(30)), json.dumps(RESULT)), line_every=0.03)

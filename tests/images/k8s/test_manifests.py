@@ -14,13 +14,13 @@ import pytest
 from entrypoints.errors import UsageError
 from images.k8s.manifests import KINDS, ManifestOptions, notes, platforms, render
 from tests.helpers.golden import expected
-from tests.helpers.kubernetes_schema import CRD_OF, load, validate
+from tests.helpers.kubernetes_schema import OPERATORS, load, validate
 
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=3)
 GOLDEN = Path("tests/golden/kubernetes")
 RACK = "topology.kubernetes.io/zone"
 #: Whole manifests: each kind, each platform, and what changes a pod's rights or volumes.
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in KINDS},
     **{f"job-{name}": {"platform": name, "workload": "alltoall"} for name in platforms() if name != "generic"},
     "job-privileged-rdma": {"privileged_rdma": True},
@@ -182,4 +182,4 @@ def test_notes_say_what_a_person_must_do() -> None:
     assert any("profiles/epbox.json" in line for line in notes(replace(OPTIONS, seccomp="localhost")))
     assert any("delete the set" in line for line in notes(replace(OPTIONS, kind="lws")))
     assert any("privileged" in line for line in notes(replace(OPTIONS, privileged_rdma=True)))
-    assert set(CRD_OF) == {documents(kind=kind)[-1]["kind"] for kind in ("jobset", "lws", "mpijob")}
+    assert set(OPERATORS) == {documents(kind=kind)[-1]["kind"] for kind in ("jobset", "lws", "mpijob")}

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from images.k8s import tasks
@@ -136,6 +136,7 @@ def test_why_a_controller_gave_up() -> None:
     assert broken({}) == ""
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 40), max_size=6))
 def test_a_log_read_in_pieces_is_the_log_read_at_once(gaps: list[int], tears: list[int]) -> None:
     """Times repeat and streams begin again at whole seconds; every line is told once, in its order."""

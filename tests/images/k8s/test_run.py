@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import certifi
 import pytest
 
+from entrypoints import output
 from entrypoints.errors import EngineError, UsageError
 from images.k8s import api
 from images.k8s.manifests import KINDS, ManifestOptions, render
@@ -21,14 +23,18 @@ from images.k8s.watch import Pace
 from tests.helpers import torch_python
 from tests.helpers.bench_process import SMALL, document, free_port
 from tests.helpers.kube_pods import Pod, environment
-from tests.helpers.kube_server import KubeServer, Script
+from tests.helpers.kube_server import KubeServer, Script, never
 
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, nodes=2, workload="alltoall", namespace="bench")
-PACE = Pace(grace=1.5, poll=0.1, watch=30, retry=0.05, last=10)
+PACE = Pace(grace=60, poll=0.1, watch=60, retry=0.05, last=60)
+#: Where no controller ends the other pods, a run with a failed one lasts as long as its grace.
+BRIEF = replace(PACE, grace=0.3)
+#: Seconds that nothing here takes, on however busy a machine; the limit of a test is 300.
+PATIENCE = 240
 RESULT = {"schema": "epbox.result/1", "verdict": "alltoall on 2 node(s): numbers right", "exit_code": 0}
 GOOD = Script(lines=("starting", json.dumps(RESULT)))
-#: In their order of making.
-OBJECTS = {"job": ["services", "jobs"], "jobset": ["jobsets"], "lws": ["leaderworkersets"], "mpijob": ["mpijobs"]}
+#: The pods of a Job with this name.
+NODES = ("epbox-0-x7k2p", "epbox-1-x7k2p")
 
 
 @pytest.fixture
@@ -42,12 +48,31 @@ def server() -> Iterator[KubeServer]:
 def go(server: KubeServer, tmp_path: Path) -> Any:
     """Run a manifest on the server; the exit code."""
 
-    def start(keep: bool = False, timeout: float = 60, **change: Any) -> int:
+    def start(keep: bool = False, timeout: float = PATIENCE, pace: Pace = PACE, **change: Any) -> int:
         cluster = api.connect(server.kubeconfig(tmp_path / "config"))
         documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
-        return run(documents, cluster, RunOptions(tmp_path / "out", timeout, keep, PACE))
+        return run(documents, cluster, RunOptions(tmp_path / "out", timeout, keep, pace))
 
     return start
+
+
+@pytest.fixture
+def run_out_of_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the clock of the run pass all its bounds as soon as the run has said a line that begins so."""
+
+    def after(words: str) -> None:
+        ahead = 0.0
+
+        def say(text: str) -> None:
+            nonlocal ahead
+            output.say(text)
+            if text.startswith(words):
+                ahead = 2 * PATIENCE
+
+        monkeypatch.setattr("images.k8s.watch.say", say)
+        monkeypatch.setattr("images.k8s.watch.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
+
+    return after
 
 
 def out_files(folder: Path) -> set[str]:
@@ -94,7 +119,10 @@ def test_the_code_is_that_of_the_pod_that_failed_first(
     server: KubeServer, go: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its controller deletes the others; the log of those is what was followed until then."""
-    server.scripts = {1: Script(lines=("boom",), exit_code=6, message="FAILED: wrong numbers"), 0: Script(lines=("a",) * 500)}
+    failing = Script(
+        lines=("boom",), exit_code=6, message="FAILED: wrong numbers", made_when=lambda kube: kube.phase(NODES[0]) == "Running"
+    )
+    server.scripts = {0: Script(lines=("a",) * 500, exit_code=None), 1: failing}
     assert go() == 6
     ends = json.loads((tmp_path / "out" / "pods.json").read_text())
     assert ends["why"].startswith("node 1 (epbox-1-x7k2p, gpu-epbox-1-x7k2p): bench ended with 6 (wrong numbers")
@@ -107,31 +135,36 @@ def test_the_code_is_that_of_the_pod_that_failed_first(
 def test_one_failed_plain_pod_ends_the_run_after_the_grace(server: KubeServer, go: Any) -> None:
     server.scripts = {1: Script(exit_code=4), 0: Script(exit_code=None)}
     started = time.monotonic()
-    assert go(kind="pod") == 4
-    assert time.monotonic() - started < 20
+    assert go(kind="pod", pace=BRIEF) == 4
+    assert BRIEF.grace <= time.monotonic() - started < PATIENCE
     assert server.left() == []
 
 
 def test_the_gate_that_fails_is_exit_3_with_doctors_words(server: KubeServer, go: Any, tmp_path: Path) -> None:
     server.scripts = {0: Script(doctor_exit=3), 1: Script(exit_code=None)}
-    assert go(kind="pod") == 3
+    assert go(kind="pod", pace=BRIEF) == 3
     assert (tmp_path / "out" / "node-0.log").read_text() == "FAIL  nic.present  no HCA is there\n"
     assert "doctor ended with 3 (preflight failed" in json.loads((tmp_path / "out" / "pods.json").read_text())["why"]
 
 
-@pytest.mark.parametrize("fault", ["tear_at", "log_stops"])
-def test_a_torn_log_goes_on_where_it_was_and_tells_nothing_twice(fault: str, server: KubeServer, go: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [Script(tear_at=20), Script(log_stops=20)], ids=["tear_at", "log_stops"])
+def test_a_torn_log_goes_on_where_it_was_and_tells_nothing_twice(fault: Script, server: KubeServer, go: Any, tmp_path: Path) -> None:
     lines = tuple(f"line {i}" for i in range(60))
-    server.scripts = {None: GOOD, 0: Script(lines=(*lines, json.dumps(RESULT)), **{fault: 20})}
+    broken = replace(fault, lines=(*lines, json.dumps(RESULT)), line_every=0.002, ends_when=lambda kube: bool(kube.broken_logs))
+    server.scripts = {None: GOOD, 0: broken}
     assert go(kind="pod") == 0
+    assert server.broken_logs == {"epbox-0"}
     assert (tmp_path / "out" / "node-0.log").read_text().splitlines()[:-1] == list(lines)
 
 
 @pytest.mark.parametrize("fault", ["gone_watches", "torn_watches"])
 def test_a_watch_that_is_gone_or_torn_loses_no_pod(fault: str, server: KubeServer, go: Any) -> None:
+    """Each pod is made during a watch, so that its first event comes with the fault."""
     setattr(server, fault, 2)
-    slow = Script(lines=("a", "b", *GOOD.lines), line_every=0.3, late=0.5)
-    server.scripts = {0: slow, 1: replace(slow, late=1.0)}
+    server.scripts = {
+        0: replace(GOOD, made_when=lambda kube: kube.watches >= 1),
+        1: replace(GOOD, made_when=lambda kube: kube.watches >= 2),
+    }
     assert go() == 0
     assert getattr(server, fault) == 0, "both faults were met"
     lists = sum("watch=" not in path and "/pods?" in path for _, path in server.requests)
@@ -139,7 +172,7 @@ def test_a_watch_that_is_gone_or_torn_loses_no_pod(fault: str, server: KubeServe
 
 
 def test_a_pod_that_comes_late_is_waited_for(server: KubeServer, go: Any, tmp_path: Path) -> None:
-    server.scripts = {None: GOOD, 1: replace(GOOD, late=1.0)}
+    server.scripts = {None: GOOD, 1: replace(GOOD, made_when=lambda kube: kube.phase(NODES[0]) == "Succeeded", late=0.5)}
     assert go() == 0
     assert (tmp_path / "out" / "result.node-1.json").exists()
 
@@ -149,10 +182,12 @@ def test_a_pod_that_comes_late_is_waited_for(server: KubeServer, go: Any, tmp_pa
     ["Unschedulable: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu.", 'ImagePullBackOff: Back-off pulling image "epbox"'],
 )
 def test_a_pod_that_waits_says_why_and_the_timeout_is_exit_5(
-    reason: str, server: KubeServer, go: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    reason: str, server: KubeServer, go: Any, run_out_of_time: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.scripts = {None: Script(waits=reason)}
-    assert go(timeout=1) == 5
+    server.lists_when = lambda kube: all(kube.phase(name) == "Pending" for name in NODES)
+    run_out_of_time("k8s.run: waits: ")
+    assert go() == 5
     told = capfd.readouterr().err
     assert told.count(f"k8s.run: waits: node 0, node 1: {reason}") + told.count(f"k8s.run: waits: node 1, node 0: {reason}") == 1
     assert reason in json.loads((tmp_path / "out" / "pods.json").read_text())["why"]
@@ -160,12 +195,12 @@ def test_a_pod_that_waits_says_why_and_the_timeout_is_exit_5(
 
 
 def test_a_pod_that_gets_its_gpus_later_runs(server: KubeServer, go: Any) -> None:
-    server.scripts = {None: replace(GOOD, waits="Unschedulable: no GPU yet", waits_for=0.5)}
+    server.scripts = {None: replace(GOOD, waits="Unschedulable: no GPU yet", waits_for=0.2)}
     assert go(kind="mpijob") == 0
 
 
 def test_pods_that_never_come_are_explained_by_events_of_this_run_alone(
-    server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]
+    server: KubeServer, go: Any, run_out_of_time: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     about = {"kind": "Job", "name": "epbox"}
     words = 'pods "epbox-0-" is forbidden: exceeded quota: gpus'
@@ -175,15 +210,16 @@ def test_pods_that_never_come_are_explained_by_events_of_this_run_alone(
         {"involvedObject": about, "type": "Warning", "reason": "FailedCreate", "message": "old", "lastTimestamp": before},
         {"involvedObject": {"kind": "Job", "name": "other"}, "type": "Warning", "reason": "X", "message": "theirs", "lastTimestamp": later},
     ]
-    server.scripts = {None: Script(late=60)}
-    assert go(timeout=1) == 5
+    server.scripts = {None: Script(made_when=never)}
+    run_out_of_time("k8s.run: Job epbox: FailedCreate")
+    assert go() == 5
     told = capfd.readouterr().err
     assert f"k8s.run: Job epbox: FailedCreate: {words}" in told
     assert "old" not in told and "theirs" not in told
 
 
 def test_more_pods_than_logs_followed_at_once_lose_no_line(server: KubeServer, go: Any, tmp_path: Path) -> None:
-    assert go(nodes=150, timeout=120) == 0
+    assert go(nodes=150) == 0
     assert len(list((tmp_path / "out").glob("node-*.log"))) == 150
     assert len(list((tmp_path / "out").glob("result*.json"))) == 150
 
@@ -219,7 +255,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_applied(server:
 def test_a_secret_of_the_file_stays_out_of_the_folder(server: KubeServer, tmp_path: Path) -> None:
     cluster = api.connect(server.kubeconfig(tmp_path / "config"))
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "stringData": {"token": "hush"}}
-    assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, RunOptions(tmp_path / "out", 60, pace=PACE)) == 0
+    assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, RunOptions(tmp_path / "out", PATIENCE, pace=PACE)) == 0
     assert not any("hush" in path.read_text() for path in (tmp_path / "out").iterdir())
     assert server.left() == []
 
@@ -250,7 +286,7 @@ def test_what_was_made_before_a_refusal_is_deleted(server: KubeServer, go: Any, 
 
 @pytest.mark.parametrize("what", ["list pods", "watch pods", "get pods/log"])
 def test_a_right_that_lacks_later_ends_the_run_and_cleans_up(what: str, server: KubeServer, go: Any) -> None:
-    server.scripts = {None: replace(GOOD, line_every=0.5)}
+    server.scripts = {None: replace(GOOD, exit_code=None)}
     verb, resource = what.split()
     server.deny[verb, resource] = (403, f"pods is forbidden: cannot {verb}")
     with pytest.raises(EngineError, match=f"not allowed to {what}"):
@@ -300,13 +336,14 @@ def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: Ku
     broken.write_text("clusters: [")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
-    for reason, call in {
+    calls: dict[str, Callable[[], object]] = {
         "the API server does not answer: .*refused": lambda: api.connect(dead).pods("a=b"),
         "does not know you: Unauthorized": lambda: api.connect(stranger).pods("a=b"),
         "broken: cannot be used": lambda: api.connect(broken),
         "cannot be used: .*nowhere": lambda: api.connect(good, "nowhere"),
-        "no kubeconfig: .*set KUBECONFIG": lambda: api.connect(),
-    }.items():
+        "no kubeconfig: .*set KUBECONFIG": api.connect,
+    }
+    for reason, call in calls.items():
         with pytest.raises(EngineError, match=reason) as caught:
             call()
         assert caught.value.exit_code == 10
@@ -346,6 +383,7 @@ def test_a_file_that_cannot_be_run_is_a_usage_error(text: str, reason: str) -> N
         documents_of(text, "x.yaml")
 
 
+@pytest.mark.torch
 def test_real_benches_in_two_pods_meet_and_their_result_is_collected(server: KubeServer, go: Any, tmp_path: Path) -> None:
     """The pods' programs are real ones, with the manifest's arguments and environment; only the master's name is put in for DNS."""
     python = torch_python.environment()
@@ -359,7 +397,7 @@ def test_real_benches_in_two_pods_meet_and_their_result_is_collected(server: Kub
         return subprocess.Popen(command, env={**python, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     server.scripts = {None: Script(program=start, line_every=0)}
-    assert go(master_port=free_port(), timeout=240, arguments=("--ranks", "1", *SMALL)) == 0
+    assert go(master_port=free_port(), arguments=("--ranks", "1", *SMALL)) == 0
     result = document(tmp_path / "out" / "result.json")
     assert [node["node_rank"] for node in result["nodes"]] == [0, 1]
     assert result == document(tmp_path / "results-0" / "result.json")
@@ -378,7 +416,7 @@ def test_the_task_exits_with_the_jobs_code(server: KubeServer, tmp_path: Path) -
     server.kubeconfig(tmp_path / "config")
     server.scripts = {None: Script(exit_code=7, message="below the gate"), 1: GOOD}
     process = inv(tmp_path, *SHAPE)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 7, told
     assert "Traceback" not in told
     assert "k8s.run: FAILED with exit code 7: node 0" in told
@@ -392,12 +430,12 @@ def test_an_interrupt_deletes_what_was_made_and_is_exit_130(number: int, server:
     process = inv(tmp_path, *SHAPE)
     assert process.stderr is not None
     told = ""
-    while "working" not in told:
+    while not ("[node 0] working" in told and "[node 1] working" in told):
         line = process.stderr.readline()
         assert line, told
         told += line
     process.send_signal(number)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, told + rest
     assert "Traceback" not in told + rest
     assert server.left() == []
@@ -407,12 +445,13 @@ def test_an_interrupt_deletes_what_was_made_and_is_exit_130(number: int, server:
 
 def test_bad_options_of_the_task_are_exit_2(server: KubeServer, tmp_path: Path) -> None:
     server.kubeconfig(tmp_path / "config")
-    for words, reason in {
+    reasons: dict[tuple[str, ...], str] = {
         (): "--image: no image",
         ("--image", OPTIONS.image, "--timeout", "soon"): "--timeout: 'soon' is no whole number",
         ("--file", "absent.yaml"): f"{tmp_path}/absent.yaml: cannot be read: No such file",
-    }.items():
-        process = inv(tmp_path, *words)
-        _, told = process.communicate(timeout=120)
+    }
+    processes = [inv(tmp_path, *words) for words in reasons]
+    for process, reason in zip(processes, reasons.values(), strict=True):
+        _, told = process.communicate(timeout=PATIENCE)
         assert (process.returncode, told.strip().splitlines()[-1].startswith(f"k8s.run: {reason}")) == (2, True), told
     assert not [path for method, path in server.requests if method == "POST"]
