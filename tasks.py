@@ -242,18 +242,24 @@ def results(
     help={
         "container": "run the tests that need a container engine (a private one is started where none answers)",
         "guest": "run the tests that boot QEMU guests",
+        "gpu-images": "run the tests of the GPU images that are built here, and no other",
         "args": "more options for pytest, in quotes",
     }
 )
-def test(c: Context, container: bool = True, guest: bool = True, args: str = "") -> None:
-    """Run the tests; --no-container and --no-guest leave the heavy ones out."""
+def test(c: Context, container: bool = True, guest: bool = True, gpu_images: bool = False, args: str = "") -> None:
+    """Run the tests, after installing what they use (root, Debian or Ubuntu); --no-container and --no-guest leave the heavy ones out."""
     import os
     import shlex
     import subprocess
 
+    from tests.helpers import tools
+
     environment = {**os.environ, "EPBOX_TEST_CONTAINER": str(int(container)), "EPBOX_TEST_GUEST": str(int(guest))}
+    # As many processes as there are CPUs; tests of one group (tests/conftest.py) stay in one.
+    words = ["tests/gpu_images"] if gpu_images else ["--numprocesses", str(len(os.sched_getaffinity(0))), "--dist", "loadgroup"]
     with exit_code("test"):
-        code = subprocess.run([sys.executable, "-m", "pytest", *shlex.split(args)], env=environment).returncode
+        tools.install(container, guest and not gpu_images)
+        code = subprocess.run([sys.executable, "-m", "pytest", *words, *shlex.split(args)], env=environment).returncode
     if code:
         raise Exit(code=code)
 

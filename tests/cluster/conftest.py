@@ -16,20 +16,16 @@ import pytest
 
 from images import build as builder
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
+from tests.helpers import tools
 from tests.helpers.bench_process import free_port
+from tests.helpers.patience import busy
 
-PROGRAMS = {"slurm": ("slurm-wlm munge", ("slurmctld", "slurmd", "srun", "munged")), "openmpi": ("openmpi-bin", ("mpirun",))}
 
-
-def need(what: str) -> None:
-    """Install the packages of a scheduler as root on Debian or Ubuntu; else skip with the reason."""
-    packages, programs = PROGRAMS[what]
-    if not all(map(shutil.which, programs)) and os.geteuid() == 0 and shutil.which("apt-get"):
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages.split()]
-        subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, check=False)
-    missing = [name for name in programs if not shutil.which(name)]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and {packages} ({', '.join(missing)} missing)")
+def need(*programs: str) -> None:
+    """Skip, with the reason, where a scheduler's programs are missing or may not be started."""
+    tools.need(*programs)
+    if os.geteuid() != 0:
+        pytest.skip("a scheduler of one's own needs root")
 
 
 def own_address() -> str:
@@ -66,7 +62,7 @@ class Slurm:
         text = self.run("scontrol", "show", "job", number).stdout
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
-    def end(self, number: str, timeout: float = 150) -> dict[str, str]:
+    def end(self, number: str, timeout: float = 240) -> dict[str, str]:
         """Wait until a job is over in every respect, nodes free again."""
         until = time.monotonic() + timeout
         while (job := self.job(number))["JobState"] in ("PENDING", "RUNNING", "SIGNALING", "COMPLETING"):
@@ -88,7 +84,7 @@ class Slurm:
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """A private Slurm with nodes n0 and n1 on this machine; ended with the module's tests."""
-    need("slurm")
+    need("slurmctld", "munged")
     home = tmp_path_factory.mktemp("slurm")
     key, me = Path("/etc/munge/munge.key"), socket.gethostname().split(".")[0]
     if not key.exists():
@@ -110,17 +106,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n0"], ["slurmd", "-D", "-N", "n1"]):
         started.append(subprocess.Popen(command, env=found.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     try:
-        end = time.monotonic() + 60
+        begun = time.monotonic()
         while "2 idle" not in found.run("sinfo", "-h", "-o", "%D %t").stdout:
-            if time.monotonic() > end:
-                pytest.fail("Slurm's nodes did not become idle within 60 s")
+            if time.monotonic() - begun > busy(60):
+                pytest.fail("Slurm's nodes do not become idle")
             time.sleep(0.5)
         yield found
     finally:
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(30)
+            process.wait(busy(30))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +156,7 @@ def start_job(slurm: Slurm) -> Iterator[Callable[[str], str]]:
     def start(script: str) -> str:
         numbers.append(slurm.submit(script))
         log = slurm.folder(numbers[-1]) / "rank-0.log"
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while not (log.exists() and "passed" in log.read_text()):
             assert time.monotonic() < until, f"the ranks did not start: {slurm.output(numbers[-1])}"
             time.sleep(0.3)
@@ -170,7 +166,7 @@ def start_job(slurm: Slurm) -> Iterator[Callable[[str], str]]:
     for number in numbers:
         slurm.run("scancel", number)
         slurm.end(number)
-    until = time.monotonic() + 30
-    while rank_processes(SLURM_SUBMIT_DIR=str(slurm.home)) and time.monotonic() < until:
+    begun = time.monotonic()
+    while rank_processes(SLURM_SUBMIT_DIR=str(slurm.home)) and time.monotonic() - begun < busy(30):
         time.sleep(0.5)
     assert not rank_processes(SLURM_SUBMIT_DIR=str(slurm.home)), "ranks outlived their job"

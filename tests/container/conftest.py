@@ -1,4 +1,4 @@
-"""The engine and the images that container tests share; a private engine is started where none answers, and stopped only then."""
+"""The engine and the image that container tests share, and containers that end with their test."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -9,28 +9,24 @@ import pytest
 from entrypoints.errors import EPBoxError
 from images import build as builder
 from images import engine as engines
-from images import private_engine
+from tests.helpers import cpu_image
 
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[engines.Engine]:
-    """A daemon that answers; the session ends a private one only if it started it."""
-    running = private_engine.daemon_pid() is not None
+def engine() -> engines.Engine:
+    """A daemon that answers; skips where there is none and none can be started."""
     try:
-        found = engines.ensure()
+        return cpu_image.engine()
     except EPBoxError as error:
         pytest.skip(str(error))
-    yield found
-    if found.private and not running:
-        private_engine.stop()
 
 
 @pytest.fixture(scope="session")
 def cpu(engine: engines.Engine) -> builder.Image:
     """The cpu image, built now (warm: seconds)."""
-    return builder.build(builder.BuildOptions("cpu", tag="epbox-test:cpu"))
+    return cpu_image.build()
 
 
 @pytest.fixture

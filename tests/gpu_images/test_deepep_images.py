@@ -8,12 +8,13 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from images import engine as engines
-from images import recipe
+from images.recipe import Cuda, DeepEP, Nvshmem, Recipe, load_recipe
 
 Python = Callable[[str], str]
 
@@ -25,13 +26,29 @@ print(sorted({os.path.realpath(word) for word in maps if os.path.basename(word).
 """
 
 
+@dataclass(frozen=True)
+class GpuRecipe:
+    """A recipe with the parts that every GPU image has."""
+
+    recipe: Recipe
+    cuda: Cuda
+    nvshmem: Nvshmem
+    deepep: DeepEP
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
 @pytest.fixture(scope="module", params=["deepep-v1", "deepep-v2"])
-def what(request: pytest.FixtureRequest) -> recipe.Recipe:
-    return recipe.load_recipe(request.param)
+def what(request: pytest.FixtureRequest) -> GpuRecipe:
+    loaded = load_recipe(request.param)
+    assert loaded.cuda and loaded.nvshmem and loaded.deepep
+    return GpuRecipe(loaded, loaded.cuda, loaded.nvshmem, loaded.deepep)
 
 
 @pytest.fixture(scope="module")
-def image(engine: engines.Engine, what: recipe.Recipe) -> Any:
+def image(engine: engines.Engine, what: GpuRecipe) -> Any:
     import docker
 
     try:
@@ -51,17 +68,17 @@ def sh(engine: engines.Engine, image: Any) -> Callable[..., str]:
     return run
 
 
-def test_size_is_within_its_budget(image: Any, what: recipe.Recipe) -> None:
-    assert 1e9 < image.attrs["Size"] <= what.build.size_mb * 1e6
+def test_size_is_within_its_budget(image: Any, what: GpuRecipe) -> None:
+    assert 1e9 < image.attrs["Size"] <= what.recipe.build.size_mb * 1e6
 
 
-def test_labels_name_the_recipe(image: Any, what: recipe.Recipe) -> None:
+def test_labels_name_the_recipe(image: Any, what: GpuRecipe) -> None:
     assert image.labels["epbox.recipe"] == what.name
-    assert image.labels["org.opencontainers.image.title"] == what.title
+    assert image.labels["org.opencontainers.image.title"] == what.recipe.title
     assert image.attrs["Config"]["Entrypoint"] == ["epbox"]
 
 
-def test_v1_has_no_compiler_and_v2_has_one(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_v1_has_no_compiler_and_v2_has_one(sh: Callable[..., str], what: GpuRecipe) -> None:
     found = sh("for tool in gcc g++ nvcc cmake pip /usr/local/cuda/bin/nvcc; do command -v $tool; done; true").split()
     assert found == [] if what.deepep.generation == "v1" else {"/usr/bin/g++", "/usr/local/cuda/bin/nvcc"} <= set(found)
     assert not {"/usr/bin/cmake", "/usr/bin/pip"} & set(found)
@@ -73,7 +90,7 @@ def test_tools_for_the_fabric_are_there(sh: Callable[..., str], tool: str) -> No
     assert "libmlx5" in sh("ls /usr/lib/*/libmlx5.so.1 /usr/lib/*/libibverbs/")
 
 
-def test_one_nvshmem_and_one_nccl_are_loaded(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_one_nvshmem_and_one_nccl_are_loaded(sh: Callable[..., str], what: GpuRecipe) -> None:
     loaded = json.loads(sh(f"python3 - <<'E'\n{LOADED}\nE", user="1234").strip().replace("'", '"'))
     assert len(loaded) == 2, loaded
     nccl, nvshmem = sorted(loaded, key=lambda path: "nvshmem" in path)
@@ -83,7 +100,7 @@ def test_one_nvshmem_and_one_nccl_are_loaded(sh: Callable[..., str], what: recip
     )
 
 
-def test_ibgda_loads_with_every_symbol(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_ibgda_loads_with_every_symbol(sh: Callable[..., str], what: GpuRecipe) -> None:
     root = "/opt/nvshmem" if what.nvshmem.source == "source" else "/usr/local/lib/python3.13/dist-packages/nvidia/nvshmem"
     sh(f"python3 -c 'import ctypes, os; ctypes.CDLL(\"{root}/lib/nvshmem_transport_ibgda.so.3\", os.RTLD_NOW)'")
     if what.nvshmem.source == "source":
@@ -93,7 +110,7 @@ def test_ibgda_loads_with_every_symbol(sh: Callable[..., str], what: recipe.Reci
             assert f"Performing Test {probe} - Success" in log
 
 
-def test_deepep_was_built_with_that_nvshmem_and_without_a_driver_ends_there(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_deepep_was_built_with_that_nvshmem_and_without_a_driver_ends_there(sh: Callable[..., str], what: GpuRecipe) -> None:
     assert re.search(r"^ > NVSHMEM path: /\S+/?nvshmem$", sh("cat /opt/deepep/build/build.log"), re.MULTILINE)
     assert f"+{what.deepep.commit[:7]}" in sh("ls /usr/local/lib/python3.13/dist-packages")
     text = sh("python3 -c 'import torch, deep_ep' 2>&1 || true")
@@ -103,7 +120,7 @@ def test_deepep_was_built_with_that_nvshmem_and_without_a_driver_ends_there(sh: 
         assert "Error" not in text, text
 
 
-def test_deepep_s_tests_are_those_of_the_commit(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_deepep_s_tests_are_those_of_the_commit(sh: Callable[..., str], what: GpuRecipe) -> None:
     folder = "tests" if what.deepep.generation == "v1" else "tests/legacy"
     assert f"{folder}/test_internode.py" in sh(f"cd /opt/deepep && ls {folder}/*.py")
     source = os.environ.get("EPBOX_SOURCE_DEEPEP")
@@ -119,7 +136,7 @@ def test_deepep_s_tests_are_those_of_the_commit(sh: Callable[..., str], what: re
     assert json.loads(sh(f'python3 -c "{code}"')) == expected
 
 
-def test_v2_kernels_compile_in_the_image_as_any_user(sh: Callable[..., str], what: recipe.Recipe) -> None:
+def test_v2_kernels_compile_in_the_image_as_any_user(sh: Callable[..., str], what: GpuRecipe) -> None:
     if not what.cuda.runtime_compiler:
         pytest.skip("this recipe compiles nothing at run time")
     site = "/usr/local/lib/python3.13/dist-packages"
@@ -136,7 +153,7 @@ def test_nobody_may_write_and_no_trace_of_the_build_is_left(sh: Callable[..., st
     assert sh("find / -xdev -perm /6000 -type f ! -path '/proc/*'") == ""
 
 
-def test_any_user_may_run_it_read_only(engine: engines.Engine, image: Any, what: recipe.Recipe) -> None:
+def test_any_user_may_run_it_read_only(engine: engines.Engine, image: Any, what: GpuRecipe) -> None:
     output = engine.client().containers.run(
         image.id, ["plan", "--ranks", "2"], user="1234", read_only=True, cap_drop=["ALL"], network_mode="none", remove=True, stderr=True
     )

@@ -12,8 +12,10 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests.helpers import tools
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
@@ -26,8 +28,6 @@ MODULES = (
     *("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "9pnet_virtio", "9p"),
     *("e1000e", "ib_uverbs", "rdma_ucm", "crc32_generic", "rdma_rxe"),
 )
-#: Tools, and the packages that have them.
-TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap"}
 LEFT_OUT = (
     "usr/share/doc/",
     "usr/share/man/",
@@ -49,21 +49,12 @@ def state_folder() -> Path:
     return Path(os.environ.get("EPBOX_STATE", HERE.parent.parent / ".state")) / "guest"
 
 
-def find_tool(name: str) -> str | None:
-    """Its path; system tools lie in folders that are not on everyone's PATH."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-
-
-def require_tools(packages: Mapping[str, str] = TOOLS) -> None:
-    """Have these tools, by the package that has them: installed as root on Debian or Ubuntu; else Unavailable says what is missing."""
-    missing = {package: tool for tool, package in packages.items() if not find_tool(tool)}
-    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
-        subprocess.run(command, check=False, capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-        missing = {package: tool for package, tool in missing.items() if not find_tool(tool)}
-    if missing:
-        raise Unavailable(f"no {' and no '.join(missing.values())} here: install {' and '.join(missing)}")
+def tool(name: str) -> str:
+    """Where a tool of tests/helpers/tools.py is. Raises Unavailable."""
+    try:
+        return tools.path(name)
+    except tools.Missing as reason:
+        raise Unavailable(str(reason)) from None
 
 
 def run_tool(command: list[str], cwd: Path) -> str:
@@ -204,7 +195,8 @@ def _base(folder: Path) -> None:
 
 def build() -> Path:
     """The folder with `vmlinux` and `root.cpio`, made when absent or when its inputs changed. Raises Unavailable."""
-    require_tools()
+    tool("qemu")
+    tool("mmdebstrap")
     base = once("base", repr((PACKAGES, SUITE, MODULES)), _base)
     init = (HERE / "init.py").read_bytes()
 

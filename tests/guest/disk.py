@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.guest.assets import find_tool, once, require_tools, run_tool
+from tests.guest.assets import once, run_tool, tool
 
 #: The first suite whose torch has a store without libuv (TCPStore's use_libuv, 2.4).
 SUITE = "trixie"
@@ -48,7 +48,7 @@ def build() -> Path:
 
 
 def _disk(folder: Path) -> None:
-    require_tools({"mke2fs": "e2fsprogs", "mmdebstrap": "mmdebstrap"})
+    mke2fs = tool("mke2fs")
     root = folder / "root"
     # Extracted, not installed: without maintainer scripts it takes a third of the time.
     run_tool(["mmdebstrap", "--quiet", "--variant=extract", f"--include={PACKAGES}", SUITE, "root.tar"], folder)
@@ -63,7 +63,7 @@ def _disk(folder: Path) -> None:
         (root / name).mkdir(exist_ok=True)
     libraries = root / "usr/lib/x86_64-linux-gnu"
     # By the disk's own loader: it needs neither root nor a chroot.
-    python = [libraries / "ld-linux-x86-64.so.2", "--library-path", f"{libraries}:{root / 'usr/lib'}", root / "usr/bin/python3"]
+    python = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", f"{libraries}:{root / 'usr/lib'}", str(root / "usr/bin/python3")]
     done = subprocess.run([*python, "-s", "-c", IMPORTS], env={"PYTHONHOME": str(root / "usr")}, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         # No reason to skip: what is left out above has to change.
@@ -72,7 +72,7 @@ def _disk(folder: Path) -> None:
     # No journal and no checksums: it is never written again, and the guest needs fewer modules.
     features = "^has_journal,^metadata_csum,^resize_inode"
     run_tool(
-        [str(find_tool("mke2fs")), "-q", "-t", "ext4", "-O", features, "-m", "0", "-d", "root", "disk", f"{size + size // 10 + 64}M"],
+        [mke2fs, "-q", "-t", "ext4", "-O", features, "-m", "0", "-d", "root", "disk", f"{size + size // 10 + 64}M"],
         folder,
     )
     shutil.rmtree(root)

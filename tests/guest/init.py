@@ -14,28 +14,28 @@ FINIT_MODULE = 313  # x86-64
 POWER_OFF = 0x4321FEDC
 
 
-def mount(source, target, kind, options=""):
+def mount(source: str, target: str, kind: str, options: str = "") -> None:
     Path(target).mkdir(parents=True, exist_ok=True)
     if libc.mount(source.encode(), target.encode(), kind.encode(), 0, options.encode()):
         raise OSError(ctypes.get_errno(), f"mount {target}: {os.strerror(ctypes.get_errno())}")
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     Path(path).write_text(text)
 
 
-def run(*command):
+def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print("init:", " ".join(command), "->", done.returncode, done.stderr.strip(), flush=True)
 
 
-def option(name, default):
+def option(name: str, default: str) -> str:
     words = Path("/proc/cmdline").read_text().split()
     return next((word.split("=", 1)[1] for word in words if word.startswith(name + "=")), default)
 
 
-def devices():
+def devices() -> None:
     """Addresses on every interface of one /16 and a soft-RoCE device on each, named as mlx5 devices are."""
     node = int(option("epbox.node", "0"))
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,7 +55,7 @@ def devices():
         run("rdma", "dev", "set", f"rxe{rail}", "name", f"mlx5_{rail}")
 
 
-def main():
+def main() -> None:
     mount("proc", "/proc", "proc")
     mount("sys", "/sys", "sysfs")
     mount("dev", "/dev", "devtmpfs")
@@ -72,7 +72,7 @@ def main():
         import termios
         import tty
 
-        tty.setraw(control, termios.TCSANOW)
+        tty.setraw(control.fileno(), termios.TCSANOW)
         control.write(b"R")
         # An end of file here would spin: anything but the go byte ends the guest.
         if control.read(1) != b"g":

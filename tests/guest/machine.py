@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.guest import assets, disk
 
@@ -165,11 +165,12 @@ class Machine:
             line = self._stream.readline()
             if not line:
                 raise GuestDied(f"QEMU hung up during {command}: {self.console()}")
-            answer = json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
             if "error" in answer:
                 raise GuestError(f"{command}: {answer['error']}")
             if "return" in answer:
-                return answer["return"]
+                result: dict[str, object] = answer["return"]
+                return result
 
     def attach(self) -> socket.socket:
         """The control line, connected now if it was not: QEMU drops what a guest writes before."""

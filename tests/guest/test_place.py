@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from typing import TypedDict
 
 import pytest
 
@@ -13,13 +14,24 @@ Guest = Callable[..., Outcome]
 EXEC = "python3 -m entrypoints exec --workload alltoall"
 
 
-def probes(output: str) -> dict[int, dict]:
+class Report(TypedDict):
+    """A line of probe.py: one rank's CPUs, those of each of its threads, and its pages by node."""
+
+    rank: int
+    cpus: list[int]
+    threads: list[list[int]]
+    pages: dict[str, int]
+    mems_allowed: str
+    hca: str | None
+
+
+def probes(output: str) -> dict[int, Report]:
     """The reports of probe.py by local rank."""
-    reports = [json.loads(text) for text in re.findall(r"PROBE (\{.*\})", output)]
+    reports: list[Report] = [json.loads(text) for text in re.findall(r"PROBE (\{.*\})", output)]
     return {report["rank"]: report for report in reports}
 
 
-def share_on(report: dict, node: int) -> float:
+def share_on(report: Report, node: int) -> float:
     return report["pages"].get(str(node), 0) / sum(report["pages"].values())
 
 

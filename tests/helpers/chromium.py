@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,18 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.helpers import tools
 
 #: Events that say the page did something it must not: messages, exceptions, log entries.
 COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-
-
-def find() -> str:
-    """Chromium's path; skips the test where there is none."""
-    found = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("no chromium here")
-    return found
 
 
 class Browser:
@@ -107,7 +98,12 @@ def browser(profile: Path) -> Iterator[Browser]:
         os.dup2(ends[1], 4)
 
     process = subprocess.Popen(
-        [find(), *flags], pass_fds=(3, 4), preexec_fn=move, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [tools.need("chromium"), *flags],
+        pass_fds=(3, 4),
+        preexec_fn=move,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     for end in (*ends, there[0], ours[1]):
         os.close(end)

@@ -1,6 +1,8 @@
 """Topologies by hand for placement tests: posted matrices, and hosts as vendors build them."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,6 @@ from typing import Any
 from entrypoints.topology.model import Allowed, Cpu, Gpu, Hca, NumaNode, Port, Topology
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "topologies"
 POSTED: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/data/plan/posted-hosts.json").read_text())
 
 
@@ -27,6 +28,15 @@ def posted(name: str) -> Topology:
         if level != "-"
     }
     return Topology(name, gpus=gpus, hcas=hcas, levels=levels, numa_nodes=tuple(NumaNode(n) for n in sorted({*host["numa"]} - {None})))
+
+
+def wrong_choices(name: str, hcas: Sequence[str | None]) -> list[str]:
+    """What is wrong with these HCAs, one a rank, on a posted host: one that is not nearest, or one for too many ranks. Empty when right."""
+    host = POSTED[name]
+    choices = enumerate(zip(hcas, host["expect"], strict=True))
+    wrong = [f"rank {rank} got {hca}, right is {right}" for rank, (hca, right) in choices if hca not in right]
+    ranks = Counter(hca for hca in hcas if hca is not None)
+    return wrong + [f"{hca} is for {count} ranks, right is {host['load']}" for hca, count in ranks.items() if count > host["load"]]
 
 
 def machine(nodes: int = 2, cores: int = 48, smt: int = 1, l3_cores: int = 0, slit: dict[tuple[int, int], int] | None = None) -> Topology:

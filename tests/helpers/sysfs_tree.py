@@ -8,7 +8,7 @@ A Host says what there is; `dataclasses.replace` changes a preset. All identifie
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from entrypoints.topology.tree import MemoryTree
@@ -49,6 +49,9 @@ class DeviceSpec:
     pci: str
     path: tuple[str, ...]
     numa_node: int = -1
+    vendor: int = 0
+    device: int = 0
+    pci_class: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,18 @@ class _Memory(_Writer):
         self.links[path] = os.path.relpath(f"/{target}", "/" + path.rpartition("/")[0])
 
 
+def thinned(host: Host, cores: int = 4) -> Host:
+    """The host with the first few cores of each node only, under their numbers: a tree of few files, for tests that write it to disk."""
+    group_of = {cpu: group for group in host.siblings for cpu in group}
+    nodes = []
+    kept: set[tuple[int, ...]] = set()
+    for node in host.nodes:
+        groups = list(dict.fromkeys(group_of.get(cpu, (cpu,)) for cpu in node.cpus))[:cores]
+        kept.update(groups)
+        nodes.append(replace(node, cpus=tuple(sorted(cpu for group in groups for cpu in group))))
+    return replace(host, nodes=tuple(nodes), siblings=tuple(group for group in host.siblings if group in kept))
+
+
 def in_memory(host: Host) -> MemoryTree:
     """The host as a tree that `read_sysfs` takes, without a file written: fast, for tests that need no path."""
     out = _Memory()
@@ -252,9 +267,8 @@ def _cpus(out: _Writer, host: Host) -> None:
         out.text(f"{base}/cpu{cpu}/topology/core_siblings", _mask(package))
         size = host.cpus_per_l3
         if size:
-            cores = sorted({min(siblings.get(i, (i,))) for i in package})
-            block = cores.index(min(siblings.get(cpu, (cpu,)))) // size
-            shared = [i for i in package if cores.index(min(siblings.get(i, (i,)))) // size == block]
+            block = core_of[cpu] // size
+            shared = [i for i in package if core_of[i] // size == block]
         else:
             shared = package
         for index, (level, kind, ids) in enumerate(
@@ -289,39 +303,80 @@ def _folder(host: Host, path: tuple[str, ...], pci: str) -> str:
     return "/".join(("sys/devices", *filter(None, [host.pci_parent]), *path, pci))
 
 
-def _config(atomics: bool | None) -> bytes:
-    """Config space with a PCI Express capability at 0x60 behind an MSI-X one; 64 bytes when `atomics` is unknown."""
-    config = bytearray(4096)
+@dataclass(frozen=True)
+class _Function:
+    """A PCI function as its folder shows it. Bridges have the range of buses behind them."""
+
+    pci: str
+    path: tuple[str, ...]
+    pci_class: int
+    vendor: int
+    device: int
+    numa_node: int
+    buses: range | None = None
+
+
+def _bus(pci: str) -> int:
+    return int(pci.split(":")[1], 16)
+
+
+def _functions(host: Host) -> list[_Function]:
+    """All PCI functions of a host: GPUs, HCAs, others, and the bridges above them."""
+    functions = [_Function(d.pci, d.path, d.pci_class, d.vendor, d.device, d.numa_node) for d in (*host.gpus, *host.hcas)]
+    functions += [_Function(pci, path, pci_class, vendor, 1, -1) for pci, path, pci_class, vendor in host.others]
+    above: dict[str, tuple[tuple[str, ...], int]] = {}
+    buses: dict[str, list[int]] = {}
+    for function in functions:
+        chain = (*function.path, function.pci)
+        for i, bridge in enumerate(function.path):
+            if not bridge.startswith("pci"):
+                above.setdefault(bridge, (function.path[:i], function.numa_node))
+                buses.setdefault(bridge, []).extend(_bus(pci) for pci in chain[i + 1 :])
+    bridges = [
+        _Function(pci, path, 0x060400, 0x1000, 0xC030, node, range(min(buses[pci]), max(buses[pci]) + 1))
+        for pci, (path, node) in above.items()
+    ]
+    return functions + bridges
+
+
+def _config(function: _Function, atomics: bool | None = None) -> bytes:
+    """Config space: the 64 bytes that any user may read; with `atomics` known also a PCI Express capability at 0x60 behind an MSI-X one."""
+    config = bytearray(64 if atomics is None else 4096)
+    config[0x00:0x04] = function.vendor.to_bytes(2, "little") + function.device.to_bytes(2, "little")
     config[0x06] = 0x10
+    config[0x09:0x0C] = function.pci_class.to_bytes(3, "little")
+    if function.buses is not None:
+        config[0x0E] = 1  # the header of a bridge: primary, secondary and subordinate bus
+        config[0x18:0x1B] = bytes((_bus(function.pci), function.buses[0], function.buses[-1]))
     config[0x34] = 0x9C
-    config[0x9C:0x9E] = bytes((0x11, 0x60))
-    config[0x60:0x64] = bytes((0x10, 0x00, 0x02, 0x00))
-    config[0x84:0x88] = (0x180 if atomics else 0).to_bytes(4, "little")
-    return bytes(config if atomics is not None else config[:64])
+    if atomics is not None:
+        config[0x9C:0x9E] = bytes((0x11, 0x60))
+        config[0x60:0x64] = bytes((0x10, 0x00, 0x02, 0x00))
+        config[0x84:0x88] = (0x180 if atomics else 0).to_bytes(4, "little")
+    return bytes(config)
 
 
 def _pci(out: _Writer, host: Host) -> None:
-    local = {node.id: _list([cpu for cpu in node.cpus if cpu not in host.offline]) for node in host.nodes}
-    online = _list([cpu for node in host.nodes for cpu in node.cpus if cpu not in host.offline])
-    devices: list[tuple[str, tuple[str, ...], int, int, int, int]] = []
-    devices += [(d.pci, d.path, d.pci_class, d.vendor, d.device, d.numa_node) for d in (*host.gpus, *host.hcas)]
-    devices += [(pci, path, pci_class, vendor, 1, -1) for pci, path, pci_class, vendor in host.others]
-    bridges: dict[str, tuple[tuple[str, ...], int]] = {}
-    for _, path, _, _, _, node in devices:
-        for i, bridge in enumerate(path):
-            if not bridge.startswith("pci"):
-                bridges.setdefault(bridge, (path[:i], node))
-    devices += [(pci, path, 0x060400, 0x1000, 0xC030, node) for pci, (path, node) in bridges.items()]
-    for pci, path, pci_class, vendor, device, node in devices:
-        folder = _folder(host, path, pci)
-        out.text(f"{folder}/class", f"0x{pci_class:06x}")
-        out.text(f"{folder}/vendor", f"0x{vendor:04x}")
-        out.text(f"{folder}/device", f"0x{device:04x}")
+    local = {node.id: [cpu for cpu in node.cpus if cpu not in host.offline] for node in host.nodes}
+    online = [cpu for cpus in local.values() for cpu in cpus]
+    lists, masks = ({node: form(cpus) for node, cpus in local.items()} for form in (_list, _mask))
+    all_list, all_mask = _list(online), _mask(online)
+    atomics = {hca.pci: hca.atomics for hca in host.hcas}
+    for function in _functions(host):
+        folder, node = _folder(host, function.path, function.pci), function.numa_node
+        out.text(f"{folder}/class", f"0x{function.pci_class:06x}")
+        out.text(f"{folder}/vendor", f"0x{function.vendor:04x}")
+        out.text(f"{folder}/device", f"0x{function.device:04x}")
         out.text(f"{folder}/numa_node", str(node))
-        out.text(f"{folder}/local_cpulist", local.get(node, online))
+        out.text(f"{folder}/local_cpulist", lists.get(node, all_list))
+        out.text(f"{folder}/local_cpus", masks.get(node, all_mask))
         out.text(f"{folder}/max_link_speed", "32.0 GT/s PCIe")
         out.text(f"{folder}/max_link_width", "16")
-        out.link(f"sys/bus/pci/devices/{pci}", folder)
+        out.data(f"{folder}/config", _config(function, atomics.get(function.pci)))
+        if function.buses is not None:
+            out.text(f"{folder}/secondary_bus_number", str(function.buses[0]))
+            out.text(f"{folder}/subordinate_bus_number", str(function.buses[-1]))
+        out.link(f"sys/bus/pci/devices/{function.pci}", folder)
     for gpu in host.gpus:
         if host.nvidia_driver and gpu.vendor == NVIDIA:
             number = host.gpus.index(gpu)
@@ -352,7 +407,6 @@ def _rdma(out: _Writer, host: Host) -> None:
         out.link(f"sys/class/infiniband/{hca.name}", base)
         out.folder(f"sys/bus/pci/drivers/{hca.driver}")
         out.link(f"{device}/driver", f"sys/bus/pci/drivers/{hca.driver}")
-        out.data(f"{device}/config", _config(hca.atomics))
         if hca.physfn:
             out.link(f"{device}/physfn", paths[hca.physfn])
         if hca.netdev:
@@ -483,7 +537,7 @@ def dgx_a100() -> Host:
         bus = 0x08 + 0x38 * switch
         top = (f"pci0000:{bus:02x}", f"0000:{bus:02x}:01.1", f"0000:{bus + 1:02x}:00.0")
         for k in range(2):
-            inner = (*top, f"0000:{bus + 2:02x}:{k:02x}.0", f"0000:{bus + 3 + k:02x}:00.0", f"0000:{bus + 5 + k:02x}:00.0")
+            inner = (*top, f"0000:{bus + 2:02x}:00.0", f"0000:{bus + 3:02x}:00.0", f"0000:{bus + 4:02x}:{k:02x}.0")
             gpus.append(GpuSpec(f"0000:{bus + 8 + k:02x}:00.0", inner, node, model="NVIDIA A100-SXM4-80GB", device=0x20B2))
             number = 2 * switch + k
             path = (*top, f"0000:{bus + 2:02x}:{8 + k:02x}.0")

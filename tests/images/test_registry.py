@@ -15,12 +15,11 @@ import pytest
 from entrypoints.errors import EngineError, UsageError
 from images import engine, hostpackages, oci, registry, ship
 from images.build import Image
-from tests.helpers import fake_image
+from tests.helpers import fake_image, tools
+from tests.helpers.patience import busy
 
-PROGRAM = "docker-registry"
 # bcrypt of "secret"
 HTPASSWD = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
-needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 
 
 @pytest.fixture
@@ -31,8 +30,7 @@ def layout(tmp_path: Path) -> oci.Layout:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Start Debian's docker-registry on a free port; its host:port."""
-    if shutil.which(PROGRAM) is None or shutil.which("skopeo") is None:
-        pytest.skip(f"{PROGRAM} or skopeo is not installed")
+    program = tools.need("docker-registry", "skopeo")
     started = []
 
     def start(password: bool = False, read_only: bool = False) -> str:
@@ -44,9 +42,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
         storage = {"filesystem": {"rootdirectory": str(tmp_path / "store")}, "maintenance": {"readonly": {"enabled": read_only}}}
         config = {"version": 0.1, "log": {"level": "error"}, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}, **auth}
         (tmp_path / "config.yml").write_text(json.dumps(config))  # JSON is YAML
-        started.append(subprocess.Popen([PROGRAM, "serve", str(tmp_path / "config.yml")], stderr=subprocess.DEVNULL))
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
+        started.append(subprocess.Popen([program, "serve", str(tmp_path / "config.yml")], stderr=subprocess.DEVNULL))
+        begun = time.monotonic()
+        while time.monotonic() - begun < busy(30):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return f"127.0.0.1:{port}"
@@ -56,7 +54,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     yield start
     for process in started:
         process.terminate()
-        process.wait(10)
+        process.wait(busy(30))
 
 
 def test_a_registry_holds_the_very_bytes_of_the_archive(serve: Callable[..., str], layout: oci.Layout) -> None:
@@ -103,8 +101,8 @@ def test_a_registry_that_refuses_writing_is_named(serve: Callable[..., str], lay
         registry.push(layout, f"{host}/epbox:1")
 
 
-@needs_skopeo
 def test_nobody_at_home_is_said_with_what_to_check(layout: oci.Layout, tmp_path: Path) -> None:
+    tools.need("skopeo")
     before = set(tmp_path.iterdir())
     with pytest.raises(EngineError, match=r"push failed: .*connection refused; check the name after --tag"):
         registry.push(layout, "127.0.0.1:1/epbox:1")

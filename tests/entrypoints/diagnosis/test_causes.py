@@ -1,15 +1,17 @@
-"""Every cause of the vocabulary, from texts that are none of the shared samples."""
+"""Every cause of the vocabulary, from short texts of our own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from entrypoints.diagnosis.match import diagnose_lines
+from entrypoints.diagnosis.signatures import load
 from entrypoints.toml import load_toml
 
 LOGS = load_toml(Path(__file__).parents[2] / "data" / "logs" / "causes.toml")["log"]
-LAUNCHERS = {
+LAUNCHERS: dict[str, Callable[[int, str], str]] = {
     "plain": lambda number, line: line,
     "mpirun": lambda number, line: f"[1,{number % 8}]<stderr>:{line}",
     "kubectl": lambda number, line: f"[pod/ep-0-{number % 2}/main] 2026-08-19T05:29:34.123456789Z {line}",
@@ -32,3 +34,8 @@ def test_the_cause_comes_first(log: dict[str, Any], launcher: str) -> None:
     assert not [word for word in log.get("mention", ()) if word not in said]
     if log.get("benign"):
         assert {item.severity for item in findings} == {"benign"}
+
+
+def test_every_signature_has_a_text() -> None:
+    matched = {finding.signature for log in LOGS for finding in diagnose_lines(log["text"].strip().splitlines())}
+    assert {signature.id for signature in load().signatures} - matched == set()

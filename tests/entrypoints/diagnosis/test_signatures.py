@@ -13,14 +13,11 @@ from entrypoints.diagnosis.match import diagnose_lines
 from entrypoints.diagnosis.signatures import literal, load, sure
 from entrypoints.errors import UsageError
 
-VOCABULARY = Path(__file__).parents[4] / "shared" / "logs" / "CAUSES.md"
-
-
 PATTERNS = sorted({text for item in load().signatures for text in item.texts} | set(load().probes))
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_match_of_a_pattern_is_without_its_literal(data: st.DataObject) -> None:
     pattern = data.draw(st.sampled_from(PATTERNS))
     # Hypothesis makes no bytes for patterns without case.
@@ -97,14 +94,6 @@ def test_the_quick_look_lets_every_pattern_through() -> None:
 def test_every_signature_has_more_than_a_word_to_say() -> None:
     for item in load().signatures:
         assert len(item.cause) > 20 and len(item.remedy) > 20 and item.source, item.id
-
-
-def test_every_cause_of_the_vocabulary_can_be_found() -> None:
-    if not VOCABULARY.is_file():
-        pytest.skip("../shared/logs/CAUSES.md is not beside this checkout")
-    named = set(re.findall(r"^\| `([\w-]+)`", VOCABULARY.read_text(), re.MULTILINE))
-    by_table = {item.id for item in load().signatures}
-    assert named - by_table == {"benign-warning", "all-ranks-one-nic", "affinity-not-applied"}  # from performance.py and severities
 
 
 def test_a_wrong_table_names_the_signature(tmp_path: Path) -> None:

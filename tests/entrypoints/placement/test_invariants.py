@@ -44,7 +44,7 @@ def hosts(draw: st.DrawFn) -> Topology:
 
 
 @given(hosts(), st.integers(1, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_cpus_are_disjoint_and_allowed(host: Topology, ranks: int) -> None:
     try:
         plan = make_plan(host, replace(BARE, ranks=ranks, workload="alltoall"))
@@ -61,7 +61,7 @@ def test_cpus_are_disjoint_and_allowed(host: Topology, ranks: int) -> None:
 
 
 @given(hosts())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_load_stays_within_capacity(host: Topology) -> None:
     plan = make_plan(host, BARE)
     rails = plan.host["rails"]
@@ -74,7 +74,7 @@ def test_load_stays_within_capacity(host: Topology) -> None:
 
 
 @given(hosts(), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_names_and_order_of_enumeration_do_not_matter(host: Topology, shuffle: random.Random) -> None:
     names = [f"mlx5_{i}" for i in range(40, 40 + len(host.hcas))]
     shuffle.shuffle(names)
@@ -88,7 +88,7 @@ def test_names_and_order_of_enumeration_do_not_matter(host: Topology, shuffle: r
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_other_map_has_fewer_far_pairs(gpu_count: int, hca_count: int, data: st.DataObject) -> None:
     """Worst level first: brute force over all maps within the capacity."""
     gpus = tuple(Gpu(i, f"0000:{i:02x}:00.0") for i in range(gpu_count))

@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 
 from entrypoints.__main__ import main
+from entrypoints.topology.document import to_document
+from entrypoints.topology.sysfs import read_sysfs
 from tests.helpers import sysfs_tree
 from tests.helpers.golden import expected
 from tests.helpers.placing import ROOT
@@ -63,9 +65,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The preset hosts, each as the document that the topology verb writes: one file, and quickly read."""
     folder = tmp_path_factory.mktemp("hosts")
     for name, host in sysfs_tree.PRESETS.items():
-        sysfs_tree.build(folder / name, host())
+        (folder / name).write_text(json.dumps(to_document(read_sysfs(sysfs_tree.in_memory(host()), name))))
     return folder
 
 

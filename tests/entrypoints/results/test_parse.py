@@ -1,7 +1,12 @@
 """Copies of several nodes, several runs, torn lines, completeness, and DeepEP 2."""
 
+import bz2
+import gzip
+import lzma
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -260,6 +265,63 @@ def test_intranode_without_fp8() -> None:
         lines.append(f"[tuning] Best {operation}: SMs 24, NVL chunk 4{comma} 100.00 GB/s (NVL), t: 9.00 us")
     (run,) = parse_lines(lines)
     assert run["complete"] and run["expected_cases"] == 16 and run["best"][0]["time_us"] == 9.0, run["missing"]
+
+
+def intranode(dtypes: tuple[str, ...] = ("FP8", "BF16")) -> list[str]:
+    """A whole run on one node: times stand behind the bandwidth, with a name in the best line only."""
+    lines = ["[config] num_tokens=4096, hidden=7168, num_topk=8", "[layout] Kernel performance: 0.041 ms", "", *cases(2), ""]
+    sweeps = [(f"dispatch ({dtype})", (*range(4, 33, 2), "default"), 200.0 + n) for n, dtype in enumerate(dtypes)]
+    for operation, chunks, gbps in [*sweeps, ("combine", (*range(1, 17), "default"), 300.0)]:
+        lines += [f"[tuning] SMs 24, NVL chunk {chunk}: {gbps:.2f} GB/s (NVL), 1087.20 us" for chunk in chunks]
+        lines += [f"[tuning] Best {operation}: SMs 24, NVL chunk 4: {gbps:.2f} GB/s (NVL), t: 965.24 us", ""]
+    return lines
+
+
+def test_intranode_with_both_types() -> None:
+    (run,) = parse_lines(intranode())
+    assert run["complete"] and run["passed_cases"] == 24, run["missing"]
+    assert [(item["op"], item["dtype"], item["nvl_gbps"]) for item in run["best"]] == [
+        ("dispatch", "fp8", 200.0),
+        ("dispatch", "bf16", 201.0),
+        ("combine", None, 300.0),
+    ]
+    assert not parse_lines(intranode(("BF16",)))[0]["complete"]
+
+
+def all_ranks() -> list[str]:
+    return [line for rank in range(8) for line in low_latency(rank)]
+
+
+def without_source(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs without the name of the file that they were read from."""
+    return [{key: value for key, value in run.items() if key != "source"} for run in runs]
+
+
+KINDS: dict[str, Callable[[], list[str]]] = {
+    "internode": internode,
+    "intranode": intranode,
+    "low latency": all_ranks,
+    "elastic": lambda: elastic(8, 144),
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress], ids=["plain", "gzip", "xz", "bzip2"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed(tmp_path: Path, kind: str, end: str, pack: Callable[[bytes], bytes]) -> None:
+    lines = KINDS[kind]()
+    packed = tmp_path / "some.bin"
+    packed.write_bytes(pack(end.join(lines).encode()))
+    assert without_source(parse_paths([packed])) == without_source(parse_lines(lines))
+    assert without_source(parse_lines([line.encode() for line in lines])) == without_source(parse_lines(lines))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_utf16_as_powershell_writes_it(tmp_path: Path, kind: str) -> None:
+    lines = KINDS[kind]()
+    path = tmp_path / "power.log"
+    path.write_text("\n".join(lines), encoding="utf-16")
+    assert without_source(parse_paths([path])) == without_source(parse_lines(lines))
 
 
 def test_nothing_and_damage(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the samples are, and what several tests of this room build."""
+"""Where the data is, and what several tests of this room build."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,10 @@ from entrypoints.topology.model import Topology
 from entrypoints.topology.sysfs import read_sysfs
 from tests.helpers.sysfs_tree import PRESETS, in_memory
 
+#: The topology of a preset host.
+Preset = Callable[[str], Topology]
+
 DATA = Path(__file__).parents[2] / "data" / "topology"
-SAMPLES = Path(__file__).parents[4] / "shared" / "topologies"
 
 
 @pytest.fixture
@@ -18,21 +20,14 @@ def data() -> Path:
     return DATA
 
 
-@pytest.fixture
-def samples() -> Path:
-    if not SAMPLES.is_dir():
-        pytest.skip("the sample topologies (../shared/topologies) are not here")
-    return SAMPLES
-
-
 @pytest.fixture(scope="session")
-def preset() -> Callable[[str], Topology]:
+def preset() -> Preset:
     """The topology of a preset host, read once."""
-    known: dict[str, Topology] = {}
+    topologies: dict[str, Topology] = {}
 
     def topology(name: str) -> Topology:
-        if name not in known:
-            known[name] = read_sysfs(in_memory(PRESETS[name]()), name)
-        return known[name]
+        if name not in topologies:
+            topologies[name] = read_sysfs(in_memory(PRESETS[name]()), name)
+        return topologies[name]
 
     return topology

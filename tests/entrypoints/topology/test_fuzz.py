@@ -105,7 +105,7 @@ def mutate(data: bytes, steps: list[tuple[str, float, float, bytes]]) -> bytes:
     return data
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(SEEDS)), edits)
 def test_damaged_input_never_surprises(seed: str, steps: list[tuple[str, float, float, bytes]]) -> None:
     data = mutate(SEEDS[seed], steps)

@@ -3,6 +3,7 @@
 import html
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from entrypoints.topology import load, path_level
 from entrypoints.topology.nccl_export import MAX_VALUE, to_nccl_xml
 from entrypoints.topology.nccl_xml import parse_nccl
 from entrypoints.topology.sysfs import read_sysfs
+from tests.entrypoints.topology.conftest import Preset
 from tests.helpers.sysfs_tree import PRESETS, in_memory, large
 
 HINTS = """<system version="1">
@@ -19,7 +21,7 @@ HINTS = """<system version="1">
 </system>"""
 
 
-def test_a_dump_of_nccl(data) -> None:
+def test_a_dump_of_nccl(data: Path) -> None:
     topology = load(str(data / "nccl-dump.xml"))
     assert topology.warnings == ()
     assert [(gpu.pci, gpu.numa_node, gpu.nvlink) for gpu in topology.gpus] == [("0000:03:00.0", 0, (1,)), ("0000:85:00.0", 1, (0,))]
@@ -136,7 +138,7 @@ def test_an_affinity_written_as_a_list() -> None:
 
 
 @pytest.mark.parametrize("form", ["escaped", "quoted", "part"])
-def test_xml_as_people_paste_it(tmp_path, form: str) -> None:
+def test_xml_as_people_paste_it(tmp_path: Path, form: str) -> None:
     text = rail('<nic><net name="mlx5_0" port="1"/></nic>').replace("><", ">\n<")
     body = {
         "escaped": f"<pre>{html.escape(text)}</pre>",
@@ -181,7 +183,7 @@ def test_lesser_damage_is_a_warning_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_export_reads_back_to_the_same_levels(preset, name: str) -> None:
+def test_export_reads_back_to_the_same_levels(preset: Preset, name: str) -> None:
     topology = preset(name)
     again = parse_nccl(to_nccl_xml(topology), "f.xml")
     assert [(gpu.pci, gpu.numa_node) for gpu in again.gpus] == [(gpu.pci, gpu.numa_node) for gpu in topology.gpus]
@@ -201,7 +203,7 @@ def test_export_has_what_nccl_asks_for() -> None:
     assert max(len(value) for value in re.findall(r'"([^"]*)"', text)) <= MAX_VALUE
 
 
-def test_export_keeps_virtual_switches_and_amd_families(data) -> None:
+def test_export_keeps_virtual_switches_and_amd_families(data: Path) -> None:
     topology = load(str(data / "nccl-dump.xml"))
     text = to_nccl_xml(topology)
     assert 'familyid="175"' in text

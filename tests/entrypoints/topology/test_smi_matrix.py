@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_every_form_reads_alike(form: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_byte_order_marks_of_windows_shells(tmp_path, encoding: str) -> None:
+def test_byte_order_marks_of_windows_shells(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "anything.bin"
     file.write_bytes(CLEAN.encode(encoding))
     expect_clean(load(str(file)))
@@ -231,7 +232,7 @@ def test_a_matrix_of_peer_status_is_refused() -> None:
         "0000:0c:00.0 SELF XGMI\n0000:22:00.0 XGMI SELF\n",
     ],
 )
-def test_matrices_of_other_devices_are_refused_by_name(tmp_path, text: str) -> None:
+def test_matrices_of_other_devices_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.txt").write_text(text)
     with pytest.raises(UsageError, match=r"m.txt:\d: is a matrix of other devices than NVIDIA GPUs \(.+\); give `nvidia-smi topo -m`"):
         load(str(tmp_path / "m.txt"))
@@ -262,7 +263,7 @@ def test_a_matrix_of_pcie_paths_says_nothing_of_nvlink(said: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["rank labels", "kubectl --prefix"])
-def test_a_log_that_begins_like_json(tmp_path, form: str) -> None:
+def test_a_log_that_begins_like_json(tmp_path: Path, form: str) -> None:
     (tmp_path / "m.log").write_text(FORMS[form])
     expect_clean(load(str(tmp_path / "m.log")))
     (tmp_path / "m.json").write_text(json.dumps({"log": CLEAN, "stream": "stdout"}))
@@ -275,13 +276,13 @@ def test_a_range_of_nodes_is_no_node() -> None:
     assert any("0-1" in warning for warning in topology.warnings)
 
 
-def test_drivers_of_old_call_nics_by_name_and_sys_soc(data) -> None:
+def test_drivers_of_old_call_nics_by_name_and_sys_soc(data: Path) -> None:
     topology = load(str(data / "old-driver-names.txt"))
     assert [hca.name for hca in topology.hcas] == ["mlx5_0", "mlx5_1"]
     assert topology.levels == {(0, "mlx5_0"): "PIX", (0, "mlx5_1"): "SYS", (1, "mlx5_0"): "SYS", (1, "mlx5_1"): "PHB"}
 
 
-def test_prompt_table_colour_and_glue_at_once(data) -> None:
+def test_prompt_table_colour_and_glue_at_once(data: Path) -> None:
     topology = load(str(data / "ansi-glued-prompt.txt"))
     assert [gpu.numa_node for gpu in topology.gpus] == [0, 1]
     assert [hca.name for hca in topology.hcas] == ["mlx5_0", "mlx5_1", "roceP2p1s0f0"]

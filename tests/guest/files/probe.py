@@ -27,13 +27,14 @@ for offset in range(0, MIB << 20, 4096):
     area[offset] = 1
 view = ctypes.c_char.from_buffer(area)
 found = pages_by_node(ctypes.addressof(view))
-status = Path("/proc/self/status").read_text()
+mems = re.search(r"Mems_allowed_list:\s*(\S+)", Path("/proc/self/status").read_text())
+assert mems is not None, "/proc/self/status has no Mems_allowed_list: a kernel without cpusets"
 report = {
     "rank": int(os.environ["LOCAL_RANK"]),
     "cpus": sorted(os.sched_getaffinity(0)),
     "threads": [sorted(os.sched_getaffinity(int(task.name))) for task in Path("/proc/self/task").iterdir()],
     "pages": found,
-    "mems_allowed": re.search(r"Mems_allowed_list:\s*(\S+)", status)[1],
+    "mems_allowed": mems[1],
     "hca": os.environ.get("NVSHMEM_HCA_LIST"),
 }
 done.set()

@@ -1,4 +1,4 @@
-"""The shared samples parse to their expected values, plain, packed, and behind any launcher's prefixes."""
+"""Results as people posted them parse to their expected values, plain, packed, and behind any launcher's prefixes."""
 
 import bz2
 import gzip
@@ -11,20 +11,23 @@ from typing import Any
 import pytest
 
 from entrypoints.results.parse import parse_lines, parse_paths
+from tests.helpers.originals import ORIGINALS
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "logs" / "results"
-LOGS = sorted(SAMPLES.glob("*.log"))
-if not LOGS:
-    pytest.skip("../shared/logs is not beside this checkout", allow_module_level=True)
+FOLDER = ORIGINALS / "logs" / "results"
+LOGS = sorted(FOLDER.glob("*.log"))
 
 
-def holds(expected: Any, found: Any) -> bool:
+def test_the_logs_are_there() -> None:
+    assert LOGS
+
+
+def holds(expected: Any, parsed: Any) -> bool:
     """Every expected key with its value; lists as long as expected."""
     if isinstance(expected, dict):
-        return isinstance(found, dict) and all(key in found and holds(value, found[key]) for key, value in expected.items())
+        return isinstance(parsed, dict) and all(key in parsed and holds(value, parsed[key]) for key, value in expected.items())
     if isinstance(expected, list):
-        return isinstance(found, list) and len(expected) == len(found) and all(map(holds, expected, found))
-    return bool(expected == found)
+        return isinstance(parsed, list) and len(expected) == len(parsed) and all(map(holds, expected, parsed))
+    return bool(expected == parsed)
 
 
 def expected_of(log: Path) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def test_behind_a_prefix(log: Path, prefix: str, end: str) -> None:
 
 
 def test_utf16_as_powershell_writes_it(tmp_path: Path) -> None:
-    log = SAMPLES / "p5en-intranode.log"
+    log = FOLDER / "p5en-intranode.log"
     path = tmp_path / "power.log"
     path.write_text(log.read_text(), encoding="utf-16")
     check(log, parse_paths([path]))
