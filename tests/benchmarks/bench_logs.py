@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def main() -> int:
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "big.log"
-        cases = (
+        cases: tuple[tuple[str, str, Callable[[], None], float, int], ...] = (
             ("results, intranode", "results", lambda: tuning(megabytes, path), 20 * megabytes / 300, 200),
             ("results, behind mpirun", "results", lambda: tuning(megabytes, path, PREFIX), 20 * megabytes / 300, 200),
             ("results, behind kubectl", "results", lambda: stamped(megabytes, path), 20 * megabytes / 300, 200),

@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_command_and_its_containers(cpu: build.Image, tmp_path: 
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         client = cpu.engine.client()
-        deadline = time.monotonic() + busy(90)
+        deadline = time.monotonic() + busy(60)
         while time.monotonic() < deadline and "tokens x" not in (tmp_path / "log").read_text():
             time.sleep(0.2)
         assert len(client.containers.list(filters={"label": "epbox.run"})) == 2, (tmp_path / "log").read_text()

@@ -14,6 +14,7 @@ from images import build as builder
 from images.cluster.containers import ContainerOptions, render
 from tests.helpers import compose
 from tests.helpers.bench_process import free_port
+from tests.helpers.patience import busy
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 SHORT = ("--ranks", "2", "--quiet", "--num-tokens", "64", "--repeats", "3")
@@ -34,7 +35,7 @@ def start(cpu: builder.Image, folder: Path, options: ContainerOptions) -> list["
 
 def test_printed_commands_run_two_nodes(cpu: builder.Image, tmp_path: Path) -> None:
     nodes = start(cpu, tmp_path, replace(OPTIONS, name="epbox-printed"))
-    told = [node.communicate(timeout=200) for node in nodes]
+    told = [node.communicate(timeout=busy(60)) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], told
     result = json.loads((tmp_path / "results" / "result.json").read_text())
     assert result["status"] == "ok" and result["correctness"]["passed"]
@@ -51,12 +52,15 @@ def test_the_compose_file_runs_two_nodes(cpu: builder.Image, tmp_path: Path) -> 
     (tmp_path / "compose.yaml").write_text(render(options))
     environ = {**os.environ, "DOCKER_HOST": cpu.engine.url, "MASTER_ADDR": "127.0.0.1", "EPBOX_USER": f"{os.getuid()}:{os.getgid()}"}
     (tmp_path / "results").mkdir()
-    run = {"cwd": tmp_path, "env": environ, "capture_output": True, "text": True, "timeout": 200}
+
+    def run(verb: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*words, verb], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=200)
+
     try:
-        done = subprocess.run([*words, "up"], **run)
+        done = run("up")
         ended = [cpu.engine.client().containers.get(f"epbox-composed-node{node}").wait()["StatusCode"] for node in (0, 1)]
     finally:
-        subprocess.run([*words, "down"], **run)
+        run("down")
     assert (done.returncode, ended) == (0, [0, 0]), done.stdout + done.stderr
     result = json.loads((tmp_path / "results" / "result.json").read_text())
     assert result["status"] == "ok" and result["correctness"]["passed"]
@@ -66,14 +70,14 @@ def test_the_compose_file_runs_two_nodes(cpu: builder.Image, tmp_path: Path) -> 
 def test_docker_stop_ends_both_nodes_with_a_record(cpu: builder.Image, tmp_path: Path) -> None:
     nodes = start(cpu, tmp_path, replace(OPTIONS, name="epbox-stopped", arguments=(*SHORT[:-1], "100000")))
     log = tmp_path / "results" / "rank-0.log"
-    until = time.monotonic() + 120
+    until = time.monotonic() + busy(60)
     while not (log.exists() and "passed" in log.read_text()):
         assert time.monotonic() < until and all(node.poll() is None for node in nodes), [node.communicate() for node in nodes]
         time.sleep(0.3)
-    subprocess.run(
-        shlex.split("docker stop epbox-stopped-node1"), env={**os.environ, "DOCKER_HOST": cpu.engine.url}, check=True, timeout=60
-    )
-    told = [node.communicate(timeout=60) for node in nodes]
+    # docker's own grace before it kills is 10 s.
+    stop = shlex.split(f"docker stop --time {busy(10):.0f} epbox-stopped-node1")
+    subprocess.run(stop, env={**os.environ, "DOCKER_HOST": cpu.engine.url}, check=True, timeout=busy(60))
+    told = [node.communicate(timeout=busy(60)) for node in nodes]
     assert [node.returncode for node in nodes] == [143, 143], told
     result = json.loads((tmp_path / "results" / "result.json").read_text())
     assert result["exit_code"] == 143 and "SIGTERM" in result["verdict"]

@@ -61,7 +61,7 @@ class Played(Kernel):
 
 def in_a_child(code: str) -> Any:
     """Run in another process: a binding cannot be undone in a process that wants its own back."""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     return json.loads(result.stdout)
 
 
@@ -106,7 +106,7 @@ def test_every_policy_is_real(policy: str, shown: str) -> None:
 def test_the_binding_outlives_exec_and_reaches_grandchildren() -> None:
     code = REAL.format(cpus=(CPU,), memory='MemoryPolicy("preferred", (0,))', strict=False).rpartition("print")[0]
     code += "os.execv('/bin/sh', ['sh', '-c', 'cat /proc/self/status | grep Cpus_allowed_list; true'])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.split() == ["Cpus_allowed_list:", str(CPU)]
 
 

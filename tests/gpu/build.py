@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class Library:
     tree: Path | None = None
     seconds: float = 0.0
     built: bool = False
+
+
+class Kernel(TypedDict):
+    """A kernel of V2's JIT: when it was ready (UNIX time), and how long the compiler took (-1: not known)."""
+
+    name: str
+    ready: float
+    seconds: float
 
 
 def cuda_home() -> Path:
@@ -120,9 +129,9 @@ def v2(source: Path, wheel: Path | None, nccl: Path, fmt: Path | None, work: Pat
     return Library(env, tree, time.monotonic() - start, wheel is None)
 
 
-def compiled(work: Path) -> list[dict[str, float | str]]:
-    """V2's JIT cache in order of compilation: when each kernel was ready (UNIX time) and how long the compiler took for it."""
-    found = []
+def compiled(work: Path) -> list[Kernel]:
+    """V2's JIT cache in order of compilation."""
+    found: list[Kernel] = []
     for cubin in (work / "jit").rglob("*.cubin"):
         source = cubin.with_name("kernel.cu")
         ready = cubin.stat().st_mtime

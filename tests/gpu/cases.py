@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 BENCH, SHARED = "bench", "shared"
 
@@ -26,12 +27,12 @@ class Case:
     says: str | None = None
 
 
-def bench(name: str, workload: str, *words: str, library: str | None = None, **more: object) -> Case:
-    return Case(name, BENCH, ("--workload", workload, *words), library, **more)  # type: ignore[arg-type]
+def bench(name: str, workload: str, *words: str, library: str | None = None, **more: Any) -> Case:
+    return Case(name, BENCH, ("--workload", workload, *words), library, **more)
 
 
-def shared(name: str, ranks: int, test: str, *words: str, options: tuple[str, ...] = (), **more: object) -> Case:
-    return Case(name, SHARED, ("--ranks", str(ranks), *options, test, *words), "v1", **more)  # type: ignore[arg-type]
+def shared(name: str, ranks: int, test: str, *words: str, options: tuple[str, ...] = (), **more: Any) -> Case:
+    return Case(name, SHARED, ("--ranks", str(ranks), *options, test, *words), "v1", **more)
 
 
 def first(gpus: int) -> Iterator[Case]:
@@ -44,7 +45,7 @@ def several(gpus: int) -> Iterator[Case]:
     """A rank a GPU: every arm of the binding, three interleaved runs."""
     for ranks in (each for each in (2, 4, 8) if each <= gpus):
         bound = ("--ranks", str(ranks), "--ablate", "--runs", "3")
-        long = {"measured": True, "timeout_s": 1800.0}
+        long: dict[str, Any] = {"measured": True, "timeout_s": 1800.0}
         yield bench(f"intranode-{ranks}", "deepep-intranode", *bound, library="v1", **long)
         yield bench(f"ll-{ranks}", "deepep-low-latency", *bound, library="v1", **long)
         yield bench(f"elastic-{ranks}", "deepep-elastic", *bound, "--", "--test-first-only", library="v2", partial=True, **long)
@@ -78,10 +79,8 @@ def negative() -> Iterator[Case]:
     yield Case("wrong-interface-gated", BENCH, ("--workload", *low), "v1", expect=3, env=none, says="net.interfaces")
     yield Case("too-many-ranks", BENCH, ("--workload", low[0], "--ranks", "99"), "v1", expect=8, says="99 ranks need 99 GPUs")
     yield bench("two-processes", *low, "--", "--num-processes", "2", library="v1", expect=4, says="give the script 1")
-    words: dict[str, object] = {"expect": 4, "finding": "unsupported-shape"}
-    yield shared("second-gpu-missing", 2, "test_intranode.py", options=("--plain",), **words)
-    words = {"expect": 4, "finding": "no-remote-transport"}
-    yield shared("two-host-names", 2, "test_low_latency.py", options=("--split-hosts",), **words)
+    yield shared("second-gpu-missing", 2, "test_intranode.py", options=("--plain",), expect=4, finding="unsupported-shape")
+    yield shared("two-host-names", 2, "test_low_latency.py", options=("--split-hosts",), expect=4, finding="no-remote-transport")
     small = ("--num-tokens", "128")
     pids = "--private-pids"
     yield shared("private-pids-equal", 2, "test_intranode.py", *small, options=(pids, "equal"), expect=4, finding="cuda-ipc")

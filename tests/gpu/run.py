@@ -16,15 +16,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-import build  # noqa: E402
-import cases  # noqa: E402
-from cases import Case  # noqa: E402
 from entrypoints.output import table  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.gpu import build, cases
+    from tests.gpu.cases import Case
+else:
+    # By their own folder: where torch is, "tests" may be another package.
+    import build
+    import cases
+    from cases import Case
 
 LAUNCHER = Path(__file__).with_name("launch_shared.py")
 
@@ -55,16 +61,21 @@ def call(argv: list[str], env: dict[str, str], timeout: float) -> subprocess.Com
         code = process.returncode
     except subprocess.TimeoutExpired:
         process.terminate()  # EPBox ends its ranks on TERM
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
         code = 124
     return subprocess.CompletedProcess(argv, code, out, err)
 
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return document
 
 
 def run_case(case: Case, libraries: dict[str, build.Library], out: Path) -> Result:

@@ -28,7 +28,7 @@ def start(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
 
 def bench(*arguments: str, cwd: Path, **env: str) -> tuple[int, str, str]:
     process = start(*arguments, cwd=cwd, **env)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=280)  # below the 300 s of one test, so that what was said is shown
     return process.returncode, out, err
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 
 def best(gbps: float, op: str = "combine", dtype: str | None = None, us: tuple[float, float, float] | None = None) -> dict[str, Any]:
-    entry = {"op": op, "dtype": dtype, "sms": None, "nvl_chunk": None, "rdma_chunk": None, "rdma_gbps": gbps, "nvl_gbps": gbps * 2}
-    entry |= {"transmit_us": 100.0, "notify_us": None}
+    entry: dict[str, Any] = {"op": op, "dtype": dtype, "sms": None, "nvl_chunk": None, "rdma_chunk": None}
+    entry |= {"rdma_gbps": gbps, "nvl_gbps": gbps * 2, "transmit_us": 100.0, "notify_us": None}
     if us is not None:
         low, middle, high = us
         entry["us"] = {"median": middle, "p25": low, "p75": high, "min": low, "max": high, "repeats": 9}

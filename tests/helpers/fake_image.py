@@ -51,7 +51,8 @@ def syft_of(files: dict[str, bytes]) -> dict[str, Any]:
     """What syft would say (its own JSON) of such files."""
     from images import debian
 
-    found = [{"type": "deb", "name": n, "version": v} for n, v in debian.installed(files["var/lib/dpkg/status"].decode()).items()]
+    installed = debian.installed(files["var/lib/dpkg/status"].decode())
+    found: list[dict[str, Any]] = [{"type": "deb", "name": n, "version": v} for n, v in installed.items()]
     for path in files:
         if path.endswith("/METADATA"):
             name, _, version = path.split("/")[-2].removesuffix(".dist-info").partition("-")

@@ -18,6 +18,7 @@ from entrypoints.launch.rendezvous import Rendezvous
 from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
 from entrypoints.launch.wire import Wire
+from tests.helpers.patience import busy
 
 RANKS = 8
 SHAPE = {"num_tokens": 4096, "hidden": 7168, "num_topk": 8, "num_experts": 256, "num_topk_groups": 4}
@@ -73,8 +74,9 @@ def runs(nodes: int) -> list[dict[str, Any]]:
         {"rank": r, "dispatch_combine_gbps": 40 + (r * 7919 % 997) / 100, "avg_us": 300.0 + r % 40, "min_us": 280.0, "max_us": 420.0}
         for r in range(world)
     ]
-    best = {"op": "combine", "dtype": None, "sms": 24, "nvl_chunk": 8, "rdma_chunk": 16, "rdma_gbps": 43.5, "nvl_gbps": 150.0}
-    best |= {"transmit_us": 900.0, "notify_us": 50.0, "per_rank_us": [900 + (r * 31 % 211) / 10 for r in range(world)]}
+    best: dict[str, Any] = {"op": "combine", "dtype": None, "sms": 24, "nvl_chunk": 8, "rdma_chunk": 16}
+    best |= {"rdma_gbps": 43.5, "nvl_gbps": 150.0, "transmit_us": 900.0, "notify_us": 50.0}
+    best |= {"per_rank_us": [900 + (r * 31 % 211) / 10 for r in range(world)]}
     run = {"test": "low_latency", "format": "B", "best": [best], "tuning_lines": 0, "passed_cases": 8, "complete": True, "low_latency": low}
     return [{**run, "shape": {**SHAPE, "nodes": nodes, "ranks_per_node": RANKS}, "launch": 0, "bind": "all"}]
 
@@ -117,20 +119,20 @@ def other_nodes(nodes: int, port: int) -> None:
         wire.send({"epbox": PROTOCOL, "run": "", "node_rank": node, "nodes": nodes, "token": f"gpu{node:04d}/1/x"})
         wires.append(wire)
     for node, wire in enumerate(wires, 1):
-        while "welcome" not in (wire.receive(time.monotonic() + 60) or {}):
+        while "welcome" not in (wire.receive(time.monotonic() + busy(60)) or {}):
             pass
         wire.send({"value": {"hostname": f"gpu{node:04d}", "ranks": RANKS, "rails": ["mlx5_0"] * RANKS, "workload": "x", "lock": None}})
     for wire in wires:
-        while "all" not in (wire.receive(time.monotonic() + 60) or {}):
+        while "all" not in (wire.receive(time.monotonic() + busy(60)) or {}):
             pass
     sys.stdin.readline()
     for wire, line in zip(wires, lines, strict=True):
         wire.send_line(line)
-    print(sum(len(json.dumps(wire.receive(time.monotonic() + 60))) for wire in wires), flush=True)
+    print(sum(len(json.dumps(wire.receive(time.monotonic() + busy(60)))) for wire in wires), flush=True)
 
 
 def _connect(port: int) -> Wire:
-    until = time.monotonic() + 30
+    until = time.monotonic() + busy(60)
     while True:
         try:
             return Wire.connect("127.0.0.1", port, 5.0)
@@ -152,14 +154,14 @@ def gather(nodes: int, port: int) -> tuple[list[dict[str, Any]], dict[str, float
     try:
         with Session(Rendezvous(0, nodes, "127.0.0.1", port)) as session:
             facts = {"hostname": "gpu0000", "ranks": RANKS, "rails": ["mlx5_0"] * RANKS, "workload": "x", "lock": None}
-            answer = session.open(facts, 60, flow.judge)
+            answer = session.open(facts, busy(60), flow.judge)
             assert "refused" not in answer, answer
             met = time.monotonic() - start
             start = time.monotonic()
             print(file=others.stdin, flush=True)
             records, told = flow.gather(place, session, own, Stop())
             seconds = time.monotonic() - start
-            answered = int(others.communicate(timeout=60)[0])
+            answered = int(others.communicate(timeout=busy(60))[0])
     finally:
         others.kill()
         others.wait()

@@ -4,5 +4,5 @@ import os
 
 
 def busy(seconds: float) -> float:
-    """`seconds` where every runnable task has a CPU, else as many times more as there are tasks for one (at least twice, for bursts)."""
-    return seconds * max(2.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    """`seconds` times the tasks that run for each CPU, at least four: the load average of a minute understates a sudden burst."""
+    return seconds * max(4.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

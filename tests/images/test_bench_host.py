@@ -1,10 +1,10 @@
 """The host's side of a bench: whose exit code counts, and an engine that loses a node."""
 
-import _thread
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import docker
 import pytest
@@ -17,14 +17,16 @@ class FakeNode:
     """A node that prints, then ends with a code or by an error of the engine."""
 
     def __init__(self, code: int = 0, error: Exception | None = None, hold: threading.Event | None = None) -> None:
-        self.code, self.error, self.hold, self.stopped = code, error, hold, threading.Event()
+        self.code, self.error, self.hold = code, error, hold
+        self.held, self.stopped = threading.Event(), threading.Event()
 
     def start(self) -> None: ...
 
     def lines(self) -> Iterator[str]:
         yield "hello"
         if self.hold:
-            self.hold.wait(10)
+            self.held.set()
+            self.hold.wait(60)
         if self.error:
             raise self.error
 
@@ -60,15 +62,25 @@ def test_a_node_that_the_engine_loses_is_one_line_and_exit_10(capsys: pytest.Cap
     assert "the engine lost node 1: no such container" in told and "Traceback" not in told
 
 
-def test_a_container_removed_after_ctrl_c_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_container_removed_after_ctrl_c_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     removed = threading.Event()
+    node = FakeNode(error=lost(), hold=removed)
+
+    class Interrupted(threading.Condition):
+        """Ctrl-C comes while the nodes are waited for, and after the first line."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert node.held.wait(60)
+            raise KeyboardInterrupt
+
+    fake = SimpleNamespace(Condition=Interrupted, Event=threading.Event, Thread=threading.Thread)
+    monkeypatch.setattr(bench_host, "threading", fake)
     before = set(threading.enumerate())
-    threading.Timer(0.2, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
-        bench_host._watch([FakeNode(error=lost(), hold=removed)])
+        bench_host._watch([node])
     removed.set()
     for thread in set(threading.enumerate()) - before:
-        thread.join(10)
+        thread.join(60)
     assert capsys.readouterr().err.strip() == "hello"
 
 

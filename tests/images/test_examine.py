@@ -1,8 +1,8 @@
 """verify --image: an image that is not what its label, lock, recipe or SBOM says is refused, and what differs is named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -12,8 +12,13 @@ from tests.helpers import fake_image
 
 Files = dict[str, bytes]
 Labels = dict[str, str]
-Check = Callable[[Files, Labels], list[str]]
 SITE = "usr/local/lib/python3.13/dist-packages"
+
+
+class Check(Protocol):
+    """verify_image of such an image; `seen` are the files that syft reads, where they are others."""
+
+    def __call__(self, files: Files, labels: Labels, seen: Files | None = None) -> list[str]: ...
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_two_first_runs_at_once_make_one_venv_and_a_third_makes_none(checkout: P
     assert [process.returncode for process, _, _ in ends] == [0, 0], ends
     assert sorted(out for _, out, _ in ends) == ["stub --list\n", "stub a b c\n"]
     assert [err.count("making .venv") for _, _, err in ends if err] == [1]
-    assert start(checkout, "again").communicate(timeout=20) == ("stub again\n", "")
+    assert start(checkout, "again").communicate(timeout=120) == ("stub again\n", "")
 
     moved = checkout.rename(checkout.with_name("elsewhere"))
     out, err = start(moved, "x").communicate(timeout=120)

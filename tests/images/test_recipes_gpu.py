@@ -45,13 +45,17 @@ def test_every_wheel_has_a_hash_and_one_version(name: str) -> None:
 def test_nvshmem_is_there_once() -> None:
     assert "nvshmem" not in Path("images/locks/deepep-v1/torch.txt").read_text(), "torch would bring a second one beside the source build"
     v2 = Path("images/locks/deepep-v2/torch.txt").read_text()
-    assert re.findall(r"^nvidia-nvshmem-cu13==(\S+)", v2, re.MULTILINE) == [recipe.load_recipe("deepep-v2").nvshmem.version]
-    assert re.findall(r"^nvidia-nccl-cu13==(\S+)", v2, re.MULTILINE) == [recipe.load_recipe("deepep-v2").nccl.version]
+    what = recipe.load_recipe("deepep-v2")
+    assert what.nvshmem is not None and what.nccl is not None, "deepep-v2 names both"
+    assert re.findall(r"^nvidia-nvshmem-cu13==(\S+)", v2, re.MULTILINE) == [what.nvshmem.version]
+    assert re.findall(r"^nvidia-nccl-cu13==(\S+)", v2, re.MULTILINE) == [what.nccl.version]
 
 
 def test_locks_hold_the_torch_of_the_recipe() -> None:
     for name in NAMES:
-        assert f"torch=={recipe.load_recipe(name).torch.version} " in Path(f"images/locks/{name}/torch.txt").read_text()
+        torch = recipe.load_recipe(name).torch
+        assert torch is not None, f"{name} names no torch"
+        assert f"torch=={torch.version} " in Path(f"images/locks/{name}/torch.txt").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)

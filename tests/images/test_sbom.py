@@ -70,7 +70,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     files, labels = fake_image.honest("cpu", locked("cpu")[1])
 
     def run(seen: dict[str, bytes]) -> list[Path]:
-        scanned = {"spdx-json": {"creationInfo": {}, "packages": [], "relationships": []}, "cyclonedx-json": {}}
+        scanned: dict[str, dict[str, Any]] = {"spdx-json": {"creationInfo": {}, "packages": [], "relationships": []}, "cyclonedx-json": {}}
         monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
         monkeypatch.setattr(ship, "export", lambda where, name, path, tag: fake_image.image(path, files, labels))
         monkeypatch.setattr(sbom, "scan", lambda layout, image: {**scanned, "syft-json": fake_image.syft_of({**files, **seen})})

@@ -1,5 +1,6 @@
 """The ablation's arms and its verdicts."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from entrypoints.topology.model import Cpu, NumaNode
 from tests.helpers.bench_records import best, run_of
 
 
-def table(arms: dict[str, list[float]], nodes: int = 2) -> dict[str, Any]:
+def table(arms: Mapping[str, Sequence[float]], nodes: int = 2) -> dict[str, Any]:
     runs = [run_of(best(value), arm=arm) for arm, values in arms.items() for value in values]
     return {"shape": {"nodes": nodes}, "runs": runs}
 
 
-def rows(arms: dict[str, list[float]], equal: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def rows(arms: Mapping[str, Sequence[float]], equal: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     return {row["arm"]: row for row in ablate.compare(table(arms), equal)}
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.helpers.bench_process import SMALL, bench, document, free_port, start
 from tests.helpers.patience import busy
 
+pytestmark = pytest.mark.torch
 #: The damaged step and rank, and who must be named; the later ones repeat the point for the other checks.
 FAULTS = [
     ("combine:1", "rank 1"),
@@ -55,7 +56,8 @@ def test_one_node_two_ranks(tmp_path: Path) -> None:
 def received_per_dispatch(run: dict[str, Any]) -> int:
     """Tokens all ranks receive in one dispatch, from the bytes that were reported (128 BF16 elements a token)."""
     bf16 = next(best for best in run["best"] if best["dtype"] == "bf16")
-    return round(bf16["bytes"]["nvl"] * run["world"] / 256)
+    of_all_ranks: float = bf16["bytes"]["nvl"] * run["world"]
+    return round(of_all_ranks / 256)
 
 
 def two_nodes(tmp_path: Path, *arguments: str, **env: str) -> list[subprocess.Popen[str]]:

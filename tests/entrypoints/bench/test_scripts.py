@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import bench_process as real
+from tests.helpers.patience import busy
+
+pytestmark = pytest.mark.torch
 
 #: Stands in for DeepEP's test_intranode.py: same launch contract, same kind of lines, no GPU.
 SCRIPT = """
 import argparse, os, sys, time
+hangs = f"hangs-{os.environ['EPBOX_LOCAL_RANK']}"
+if "--hang" in sys.argv and os.fork() == 0:
+    # The import of torch may be silent for as long as a hang.
+    while not os.path.exists(hangs):
+        print("starts", flush=True)
+        time.sleep(0.2)
+    os._exit(0)
 import torch
 import helper_of_the_test
 
@@ -20,6 +30,7 @@ def test_loop(local_rank, num_local_ranks, args):
     if args.fail_rank == local_rank:
         raise AssertionError("wrong on purpose")
     if args.hang:
+        open(hangs, "w").close()
         time.sleep(600)
     if local_rank == 0:
         print(f"[config] num_tokens={args.num_tokens}, hidden={args.hidden}, num_topk={args.num_topk}", flush=True)
@@ -108,8 +119,9 @@ def test_another_shape_after_the_dashes_is_refused_with_a_baseline(tree: Path, t
 
 @pytest.mark.slow
 def test_silence_is_a_hang_with_stacks(tree: Path, tmp_path: Path) -> None:
-    code, _, err = real.bench(*arguments(tree, "--timeout", "8", "--", "--hang"), cwd=tmp_path)
+    silence = round(busy(1.5))
+    code, _, err = real.bench(*arguments(tree, "--timeout", str(silence), "--", "--hang"), cwd=tmp_path)
     assert code == 5, err
-    assert "no output of any rank for 8 s" in err
+    assert f"no output of any rank for {silence} s" in err
     assert "test_loop" in err, "the stack says where"
     assert json.loads((tmp_path / "r" / "result.json").read_text())["exit_code"] == 5

@@ -216,15 +216,14 @@ def test_reading_alltoall_lines_leaves_torn_ones_out() -> None:
 
 def test_doctor_gate_leaves_the_masters_reachability_to_the_rendezvous(make_job: Any, monkeypatch: Any, capsys: Any) -> None:
     from entrypoints.preflight import run as preflight
-    from entrypoints.preflight.model import CheckResult
+    from entrypoints.preflight.model import CheckResult, Status
 
     asked: dict[str, Any] = {}
+    statuses: dict[str, Status] = {"net.master": "FAIL", "a": "FAIL", "b": "WARN", "c": "PASS"}
 
     def checks(workload: str, topology: Any, environ: Any) -> list[CheckResult]:
         asked.update(workload=workload, nodes=environ["WORLD_SIZE"])
-        return [
-            CheckResult(i, "t", s, "seen", "do", "src") for i, s in (("net.master", "FAIL"), ("a", "FAIL"), ("b", "WARN"), ("c", "PASS"))
-        ]
+        return [CheckResult(id, "t", status, "seen", "do", "src") for id, status in statuses.items()]
 
     monkeypatch.setattr(preflight, "run_checks", checks)
     found = doctor.examine(make_job(nodes=2))

@@ -23,9 +23,12 @@ from tests.helpers.patience import busy
 
 ROOT = Path(__file__).parents[3]
 #: Ranks tell that they run, then last.
-SCRIPT = "import os, time\nopen(os.environ['UP'] + '/' + os.environ['EPBOX_RANK'], 'w').close()\ntime.sleep({seconds})\n"
-#: The same, and on the last node they need so long to end that all others wait for its record.
-STUBBORN = "import os, signal\nif os.environ['EPBOX_RANK'] in '23': signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SCRIPT
+UP = "import os, time\nopen(os.environ['UP'] + '/' + os.environ['EPBOX_RANK'], 'w').close()\n"
+SCRIPT = UP + "time.sleep({seconds})\n"
+#: The same, and on the last node they end only when the test wants it, so that all others wait for its record.
+STUBBORN = (
+    "import os, signal\nlast = os.environ['EPBOX_RANK'] in '23'\nif last: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + UP
+) + "while not (last and os.path.exists(os.environ['UP'] + '/../end')): time.sleep(0.02)\n"
 
 
 class Running:
@@ -49,16 +52,23 @@ class Running:
             stack.callback(node.kill)
 
     def up(self, ranks: int) -> None:
-        until = time.monotonic() + busy(20)
+        begun = time.monotonic()
         while len(list((self.home / "up").iterdir())) < ranks:
-            assert time.monotonic() < until and all(node.poll() is None for node in self.nodes), self.said()
+            assert time.monotonic() - begun < busy(20) and all(node.poll() is None for node in self.nodes), self.said()
+            time.sleep(0.02)
+
+    def wait_for_no_rank(self, node: int) -> None:
+        """Until all ranks of a node have ended and it has noticed."""
+        begun, process = time.monotonic(), self.nodes[node]
+        while Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            assert process.poll() is None and time.monotonic() - begun < busy(20), self.said()
             time.sleep(0.02)
 
     def hammer(self, number: signal.Signals, every: float = 0.03) -> None:
         """Send the signal to all nodes again and again until they have ended."""
-        until = time.monotonic() + busy(30)
+        begun = time.monotonic()
         while any(node.poll() is None for node in self.nodes):
-            assert time.monotonic() < until, "it does not end"
+            assert time.monotonic() - begun < busy(30), "it does not end"
             for node in self.nodes:
                 if node.poll() is None:
                     node.send_signal(number)
@@ -95,12 +105,13 @@ def test_many_signals_cost_no_record(tmp_path: Path, number: signal.Signals, nod
 
 
 def test_a_second_signal_while_another_node_still_ends_its_ranks(tmp_path: Path) -> None:
-    with running(tmp_path, STUBBORN.format(seconds=600), nodes=2) as run:
+    with running(tmp_path, STUBBORN, nodes=2) as run:
         run.up(4)
         run.nodes[0].send_signal(signal.SIGTERM)
-        time.sleep(1.5)
+        run.wait_for_no_rank(0)
         assert run.nodes[0].poll() is None, "node 0 waits for the record of node 1, whose ranks ignore TERM"
         run.nodes[0].send_signal(signal.SIGTERM)
+        (tmp_path / "end").touch()
         assert [node.wait(busy(30)) for node in run.nodes] == [143, 143]
         record = run.record()
     assert [len(node["ranks"]) for node in record["nodes"]] == [2, 2]
@@ -112,13 +123,20 @@ def test_a_node_that_cannot_answer_is_not_waited_for_after_a_second_ctrl_c(tmp_p
         run.up(4)
         run.nodes[1].send_signal(signal.SIGSTOP)
         run.nodes[0].send_signal(signal.SIGINT)
-        time.sleep(1)
-        begun = time.monotonic()
+        run.wait_for_no_rank(0)
         run.nodes[0].send_signal(signal.SIGINT)
         assert run.nodes[0].wait(busy(20)) == 130
-        assert time.monotonic() - begun < busy(2 * signals.HASTE_S + 2)
         assert run.record()["exit_code"] == 130
         assert [node["node_rank"] for node in run.record()["nodes"]] == [0]
+
+
+def test_a_second_ctrl_c_and_no_other_second_signal_shortens_the_patience() -> None:
+    patient, hasty = Stop(), Stop()
+    for stop, second in ((patient, signal.SIGTERM), (hasty, signal.SIGINT)):
+        stop.note(signal.SIGINT)
+        assert stop.patience() > time.monotonic() + signals.HASTE_S
+        stop.note(second)
+    assert patient.patience() > hasty.patience() and hasty.patience() <= time.monotonic() + signals.HASTE_S
 
 
 def test_no_launch_starts_after_a_stop(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_an_error_before_the_ranks_is_the_termination_message(log: Path) -> None
     assert "nonsense" in log.read_text()
 
 
+@pytest.mark.torch
 def test_a_result_in_one_line_is_the_result_in_the_folder(tmp_path: Path) -> None:
     code, out, err = bench("--ranks", "1", *SMALL, "--out", "res", "--format", "jsonl", cwd=tmp_path)
     assert code == 0, err

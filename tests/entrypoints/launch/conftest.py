@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,17 @@ class Supervised:
         """Until this many ranks have run UP."""
         wait_for(lambda: len(list(self.up.iterdir())) >= ranks)
 
-    def popen(self, argv: list[str], prefix: tuple[str, ...] = (), **more: Any) -> "subprocess.Popen[str]":
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more.pop("streams", {})}
-        process = subprocess.Popen([*prefix, *argv], env=self.environment(**more), text=True, errors="replace", cwd=ROOT, **streams)
+    def popen(
+        self,
+        argv: list[str],
+        prefix: tuple[str, ...] = (),
+        *,
+        streams: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **(streams or {})}
+        variables = self.environment(**(environ or {}))
+        process = subprocess.Popen([*prefix, *argv], env=variables, text=True, errors="replace", cwd=ROOT, **pipes)
         self.processes.append(process)
         return process
 
@@ -100,11 +108,11 @@ class Supervised:
         """Ranks of `python -c code`, or of a script file where `script` is asked."""
         argv = [code, *asked.pop("arguments", [])] if asked.get("script") else [sys.executable, "-u", "-c", code]
         description = json.dumps({"argv": argv, **asked})
-        return self.popen([sys.executable, str(ROOT / "tests/helpers/launch_driver.py"), description], prefix, streams=streams or {})
+        return self.popen([sys.executable, str(ROOT / "tests/helpers/launch_driver.py"), description], prefix, streams=streams)
 
     def finish(self, process: "subprocess.Popen[str]", bound_s: float = 2 * SOON_S, begun: float | None = None) -> Result:
         begun = time.monotonic() if begun is None else begun
-        stdout, stderr = process.communicate(timeout=busy(bound_s / 2))
+        stdout, stderr = end_of(process, bound_s / 2)
         seconds = time.monotonic() - begun
         assert marked(self.mark) == [], "processes of the run are left"
         last = stdout.strip().rpartition("\n")[2]
@@ -115,16 +123,27 @@ class Supervised:
         begun = time.monotonic()
         return self.finish(self.start(code, **asked), bound_s, begun)
 
-    def cli(self, *arguments: str, bound_s: float = 2 * SOON_S, **environ: str) -> Result:
+    def cli(self, *arguments: str, bound_s: float = 2 * SOON_S, environ: Mapping[str, str] | None = None) -> Result:
         begun = time.monotonic()
-        return self.finish(self.popen([sys.executable, "-m", "entrypoints", *arguments], **environ), bound_s, begun)
+        return self.finish(self.popen([sys.executable, "-m", "entrypoints", *arguments], environ=environ), bound_s, begun)
 
 
-def wait_for(condition: Any, bound_s: float = SOON_S) -> None:
-    deadline = time.monotonic() + busy(bound_s / 2)
+def wait_for(condition: Callable[[], object], bound_s: float = SOON_S) -> None:
+    begun = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
+        assert time.monotonic() - begun < busy(bound_s / 2), "the condition did not come true in time"
         time.sleep(0.02)
+
+
+def end_of(process: "subprocess.Popen[str]", bound_s: float = SOON_S) -> tuple[str, str]:
+    """What a process has printed when it has ended; the bound grows with the load that comes meanwhile."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() - begun >= busy(bound_s):
+                raise
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_the_pause_after_a_sample_is_as_long_as_this_rank_needs(monkeypatch: pyt
         return {}
 
     monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock))
-    monkeypatch.setattr(watching.evidence, "sample", sample)
+    monkeypatch.setattr(evidence, "sample", sample)
     watch = watching.Watch(1, (0,), clock)
     watch.look(clock + 1, bound=False)
     assert clock == 1000.0, "a rank that is not bound yet is not looked at"
@@ -101,8 +101,8 @@ def test_a_thread_is_outside_when_it_stays_there(
     clock = 1000.0
     monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock))
     found = [{"threads": 9, "strays": [7, 8], "policies": ["prefer:0"], "memory_bytes": {"0": 5}}]
-    monkeypatch.setattr(watching.evidence, "sample", lambda *_: dict(found[0]))
-    monkeypatch.setattr(watching.evidence, "outside", lambda _pid, threads, _cpus: frozenset(second or ()) & frozenset(threads))
+    monkeypatch.setattr(evidence, "sample", lambda *_: dict(found[0]))
+    monkeypatch.setattr(evidence, "outside", lambda _pid, threads, _cpus: frozenset(second or ()) & frozenset(threads))
     watch = watching.Watch(1, (0,), clock - 1)
     watch.look(clock, bound=True)
     assert watch.due == clock + watching.SECOND_LOOK_S

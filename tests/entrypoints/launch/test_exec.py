@@ -26,7 +26,7 @@ TORCHRUN = "import json, os; print(json.dumps({n: os.environ.get(n) for n in ('R
     ],
 )
 def test_each_launcher_gives_its_rank_its_place(supervised: Supervised, environ: dict[str, str]) -> None:
-    process = supervised.popen([sys.executable, "-m", "entrypoints", "exec", "--", sys.executable, "-c", LOOK], **environ)
+    process = supervised.popen([sys.executable, "-m", "entrypoints", "exec", "--", sys.executable, "-c", LOOK], environ=environ)
     result = supervised.finish(process)
     assert result.exit_code == 0, result.stderr
     local_rank, affinity, pid = json.loads(result.stdout)
@@ -37,10 +37,10 @@ def test_each_launcher_gives_its_rank_its_place(supervised: Supervised, environ:
 
 def test_bind_none_leaves_the_affinity_and_strict_passes_here(supervised: Supervised) -> None:
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-    free = supervised.cli("exec", "--bind", "none", "--", sys.executable, "-c", LOOK, **environ)
+    free = supervised.cli("exec", "--bind", "none", "--", sys.executable, "-c", LOOK, environ=environ)
     assert json.loads(free.stdout)[1] == CPUS
     if len(CPUS) > 1:
-        bound = supervised.cli("exec", "--bind", "cpu", "--strict", "--", sys.executable, "-c", LOOK, **environ)
+        bound = supervised.cli("exec", "--bind", "cpu", "--strict", "--", sys.executable, "-c", LOOK, environ=environ)
         assert bound.exit_code == 0 and len(json.loads(bound.stdout)[1]) < len(CPUS)
 
 
@@ -74,7 +74,7 @@ def test_strict_and_a_plan_of_another_host(supervised: Supervised, tmp_path: Pat
 
 
 def test_the_exit_code_of_one_rank_is_the_commands(supervised: Supervised) -> None:
-    assert supervised.cli("exec", "--", "sh", "-c", "exit 7", LOCAL_RANK="0").exit_code == 7
+    assert supervised.cli("exec", "--", "sh", "-c", "exit 7", environ={"LOCAL_RANK": "0"}).exit_code == 7
 
 
 def test_supervised_ranks_get_torchruns_variables_and_split_output(supervised: Supervised) -> None:
@@ -90,7 +90,7 @@ def test_supervised_ranks_get_torchruns_variables_and_split_output(supervised: S
 
 def test_ranks_are_numbered_over_the_nodes(supervised: Supervised) -> None:
     environ = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    result = supervised.cli("exec", "--ranks", "2", "--", sys.executable, "-c", TORCHRUN, **environ)
+    result = supervised.cli("exec", "--ranks", "2", "--", sys.executable, "-c", TORCHRUN, environ=environ)
     assert result.exit_code == 0, result.stderr
     found = sorted((json.loads(line.split("] ", 1)[1]) for line in result.stdout.splitlines()), key=lambda each: each["RANK"])
     assert [each["RANK"] for each in found] == ["2", "3"] and {each["WORLD_SIZE"] for each in found} == {"4"}
@@ -118,5 +118,5 @@ def test_logs_and_failures(supervised: Supervised, tmp_path: Path) -> None:
     ],
 )
 def test_usage_errors(supervised: Supervised, arguments: list[str], environ: dict[str, str], words: str) -> None:
-    result = supervised.cli("exec", *arguments, **environ)
+    result = supervised.cli("exec", *arguments, environ=environ)
     assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.stderr, result.stderr

@@ -19,9 +19,13 @@ IDLE = f"import os, time; {UP}; time.sleep({LONG_S})"
 ONE = f"import os, signal, sys, time\nif os.environ['EPBOX_RANK'] == '1':\n    {{fault}}\ntime.sleep({LONG_S})"
 
 
-def started() -> float:
-    """A silence within which a Python has started, as busy as the machine is now: one that is shorter is no hang of the rank."""
-    return float(round(busy(1.5)))
+#: Ranks print until all of two have started: only then does silence count, however long the start takes.
+TOGETHER = f"{UP}\nwhile len(os.listdir(os.environ['EPBOX_TEST_UP'])) < 2: print('not all have started'); time.sleep(0.05)\n"
+
+
+def silence() -> float:
+    """So long that no rank that prints again and again is that silent, as busy as the machine is now."""
+    return float(round(busy(0.75)))
 
 
 @pytest.mark.parametrize(
@@ -46,22 +50,22 @@ def test_ranks_that_ignore_term_are_killed_after_the_grace(supervised: Supervise
     everyone = "len(os.listdir(os.environ['EPBOX_TEST_UP'])) == 3"
     code = f"import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {UP}\n"
     code += ONE.format(fault=f"while not {everyone}: time.sleep(0.02)\n    sys.exit(7)")
-    result = supervised.run(code, ranks=3, options={"grace_s": 1.0})
+    result = supervised.run(code, ranks=3, options={"grace_s": 0.5})
     assert result.exit_code == 4 and "code 7" in result.cause
     assert [rank["signal"] for rank in result.ranks if rank["rank"] != 1] == [signal.SIGKILL] * 2
-    assert 1.0 < result.seconds < busy(SOON_S / 2)
+    assert 0.5 < result.seconds < busy(SOON_S / 2)
 
 
 def test_a_stopped_rank_is_a_hang(supervised: Supervised, tmp_path: Path) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(
-        f"import os, signal, time\ndef waits_for_rank_one():\n    time.sleep({LONG_S})\n"
+        f"import os, signal, time\ndef waits_for_rank_one():\n    time.sleep({LONG_S})\n{TOGETHER}"
         "if os.environ['EPBOX_RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSTOP)\nwaits_for_rank_one()\n"
     )
-    silence = started()
-    result = supervised.run(str(script), script=True, ranks=2, log_dir=str(tmp_path / "logs"), options={"timeout_s": silence})
+    bound = silence()
+    result = supervised.run(str(script), script=True, ranks=2, log_dir=str(tmp_path / "logs"), options={"timeout_s": bound})
     assert result.exit_code == 5
-    assert f"no output of any rank for {silence:.0f} s" in result.cause and "rank 1 is stopped" in result.cause
+    assert f"no output of any rank for {bound:.0f} s" in result.cause and "rank 1 is stopped" in result.cause
     assert "waits_for_rank_one" in result.ranks[0]["stacks"]
     assert "waits_for_rank_one" in (tmp_path / "logs/rank-0.stacks").read_text()
     assert "stuck.py" in result.stderr, "the stacks are shown to people as well"
@@ -69,16 +73,16 @@ def test_a_stopped_rank_is_a_hang(supervised: Supervised, tmp_path: Path) -> Non
 
 
 def test_a_hang_of_a_foreign_command_names_its_state(supervised: Supervised) -> None:
-    result = supervised.run(IDLE, options={"timeout_s": started()})
+    result = supervised.run(f"import os, time; {TOGETHER}time.sleep({LONG_S})", options={"timeout_s": silence()})
     assert result.exit_code == 5 and "ranks 0-1 are sleeping" in result.cause
     assert result.seconds < busy(SOON_S / 2)
 
 
 def test_output_puts_the_hang_off_and_the_total_bound_holds(supervised: Supervised) -> None:
     chatty = "import time\nwhile True:\n    print('tick'); time.sleep(0.1)"
-    silence = started()
-    total = silence + 2
-    result = supervised.run(chatty, options={"timeout_s": silence, "total_timeout_s": total})
+    bound = silence()
+    total = bound + 1
+    result = supervised.run(chatty, options={"timeout_s": bound, "total_timeout_s": total})
     assert result.exit_code == 5 and f"did not end within {total:.0f} s" in result.cause
     assert total <= result.seconds < busy(SOON_S / 2)
 
@@ -207,10 +211,10 @@ def test_a_log_folder_that_cannot_be_made(supervised: Supervised, tmp_path: Path
 
 def test_a_reader_that_stops_reading_does_not_block_the_supervisor(supervised: Supervised) -> None:
     code = f"import os; {UP}\nwhile True: print('x' * 1000)"
-    silence = started()
-    process = supervised.start(code, options={"timeout_s": silence, "grace_s": 0.5})
+    bound = silence()
+    process = supervised.start(code, options={"timeout_s": bound, "grace_s": 0.5})
     supervised.wait_up(2)
-    time.sleep(silence + 1)
+    time.sleep(bound + 0.5)
     assert process.poll() is None, "a slow reader is no hang of the ranks"
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
@@ -242,7 +246,7 @@ def test_what_cannot_be_started_is_said_before_anything_runs(supervised: Supervi
 
 
 def test_no_zombie_while_the_run_goes_on(supervised: Supervised) -> None:
-    code = "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(0.2)\n    os._exit(0)\nos.wait()\n"
+    code = "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(0.1)\n    os._exit(0)\nos.wait()\n"
     process = supervised.start(f"{code}{UP}\ntime.sleep({LONG_S})")
     supervised.wait_up(2)
     # The orphans end, and are reaped while their ranks go on.

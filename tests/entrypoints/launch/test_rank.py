@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.entrypoints.launch.conftest import ROOT, SOON_S, Supervised
+from tests.helpers.patience import busy
 
 RANK = ROOT / "entrypoints/launch/rank.py"
 
@@ -43,7 +44,7 @@ def run_rank(
 ) -> subprocess.CompletedProcess[str]:
     env = {"PATH": "/usr/bin:/bin", "EPBOX_LOCAL_RANK": str(local_rank), "EPBOX_LOCAL_RANKS": str(ranks), "PYTHONPATH": str(torch or "")}
     argv = [sys.executable, *([] if direct else [str(RANK)]), str(script), *arguments]
-    return subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=2 * SOON_S)
+    return subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=busy(SOON_S))
 
 
 SPAWNS = {

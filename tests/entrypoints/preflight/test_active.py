@@ -15,6 +15,7 @@ from entrypoints.preflight.active.child import Outcome, parse_records, run_comma
 from entrypoints.preflight.active.loopback import Loop
 from entrypoints.preflight.model import Answer
 from tests.helpers.fake_host import FakeHost
+from tests.helpers.patience import busy
 
 DEVICE: dict[str, Any] = {
     "device": "mlx5_0",
@@ -132,33 +133,49 @@ def test_a_child_that_died_is_a_failure_and_one_without_means_is_not_run() -> No
 
 def test_a_crash_a_hang_and_a_missing_program_are_told_apart() -> None:
     crash = [sys.executable, "-c", "import os, signal; print('{\"a\": 1}', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"]
-    out, _, failure = run_command(crash, timeout_s=20)
+    out, _, failure = run_command(crash, timeout_s=120)
     assert failure == "killed by SIGSEGV"
     assert parse_records(out) == ({"a": 1},), "what it said before it died is kept"
     start = time.monotonic()
-    _, _, failure = run_command([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
+    _, _, failure = run_command([sys.executable, "-c", "import time; time.sleep(600)"], timeout_s=0.5)
     assert "no end within 0.5 s" in failure
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < busy(60)
     assert run_command(["/nonexistent/tool"], timeout_s=1)[2] == "/nonexistent/tool: no such file or directory"
-    assert run_command([sys.executable, "-c", "raise SystemExit(7)"], timeout_s=20)[2] == "exit code 7"
+    assert run_command([sys.executable, "-c", "raise SystemExit(7)"], timeout_s=120)[2] == "exit code 7"
 
 
 def test_a_hung_childs_children_die_with_it(tmp_path: Path) -> None:
-    mark = tmp_path / "late"
-    run_command(["sh", "-c", f"(sleep 2; touch {mark}) & sleep 60"], timeout_s=0.3)
-    time.sleep(2.5)
-    assert not mark.exists()
+    number = tmp_path / "pid"
+    number.touch()
+    for timeout_s in (0.3, busy(2), busy(20)):  # a busy machine may need longer to start the grandchild
+        run_command(["sh", "-c", f"sleep 600 & echo $! > {number}; sleep 600"], timeout_s=timeout_s)
+        if number.read_text().strip():
+            break
+    grandchild = Path("/proc") / number.read_text().strip()
+    start = time.monotonic()
+    while is_alive(grandchild):
+        assert time.monotonic() - start < busy(60), "the grandchild goes on"
+        time.sleep(0.02)
+
+
+def is_alive(process: Path) -> bool:
+    """Whether a process is there and runs; one that waits to be reaped has ended."""
+    assert process != Path("/proc")
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
 def test_without_a_driver_the_cuda_child_says_so() -> None:
-    outcome = run_module("cuda", ("[]",), timeout_s=30)
+    outcome = run_module("cuda", ("[]",), timeout_s=120)
     assert outcome.failure == ""
     assert outcome.reason
 
 
 def test_the_verbs_child_answers_without_devices() -> None:
-    outcome = run_module("verbs", (str(1 << 20), "no_such_device"), timeout_s=30)
+    outcome = run_module("verbs", (str(1 << 20), "no_such_device"), timeout_s=120)
     assert outcome.failure == ""
     assert outcome.reason or outcome.records == ()
 
@@ -166,7 +183,7 @@ def test_the_verbs_child_answers_without_devices() -> None:
 def test_import_errors_are_in_the_childs_answer(tmp_path: Path) -> None:
     (tmp_path / "broken_module.py").write_text("raise ImportError('undefined symbol: ncclGetLsaDevicePointer')")
     outcome = run_module(
-        "loader", ("import", "json", "broken_module", "absent_module"), timeout_s=30, environ={"PYTHONPATH": str(tmp_path)}
+        "loader", ("import", "json", "broken_module", "absent_module"), timeout_s=120, environ={"PYTHONPATH": str(tmp_path)}
     )
     (record,) = outcome.records
     assert "file" in record["modules"]["json"]
@@ -176,7 +193,7 @@ def test_import_errors_are_in_the_childs_answer(tmp_path: Path) -> None:
 
 def test_an_import_that_kills_the_process_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "killer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
-    outcome = run_module("loader", ("import", "killer"), timeout_s=30, environ={"PYTHONPATH": str(tmp_path)})
+    outcome = run_module("loader", ("import", "killer"), timeout_s=120, environ={"PYTHONPATH": str(tmp_path)})
     answer = judge.broken(outcome, "import killer")
     assert answer is not None
     assert (answer.status, "SIGSEGV" in answer.evidence) == ("FAIL", True)
@@ -184,7 +201,7 @@ def test_an_import_that_kills_the_process_is_a_finding(tmp_path: Path) -> None:
 
 def test_dlopen_of_a_broken_library(tmp_path: Path) -> None:
     (tmp_path / "nvshmem_transport_ibgda.so.3").write_text("not a library")
-    (record,) = run_module("loader", ("dlopen", str(tmp_path / "nvshmem_transport_ibgda.so.3")), timeout_s=30).records
+    (record,) = run_module("loader", ("dlopen", str(tmp_path / "nvshmem_transport_ibgda.so.3")), timeout_s=120).records
     assert judge.transport([record]).status == "FAIL"
 
 
@@ -226,7 +243,7 @@ def test_the_gid_index_is_given_on_roce_alone(tool: str) -> None:
     assert "3" not in loopback.commands(tool, "mlx5_0", 1, None, 18515)[0]
 
 
-def fake_tool(folder: Path, client: str, server: str = "sleep 20") -> None:
+def fake_tool(folder: Path, client: str, server: str = "sleep 600") -> None:
     script = folder / "ibv_rc_pingpong"
     script.write_text(f"#!/bin/sh\ncase $* in\n*127.0.0.1) {client} ;;\n*) {server} ;;\nesac\n")
     script.chmod(0o755)
@@ -236,7 +253,7 @@ def test_loopback_by_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake_tool(tmp_path, "echo '819200 bytes in 0.01 seconds = 500.00 Mbit/sec'")
     assert loopback.tool_name() == "ibv_rc_pingpong" or shutil.which("ib_write_bw")
-    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 20)
+    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 120)
     assert found == Loop("rxe0", "ibv_rc_pingpong", 0.5)
 
 
@@ -244,20 +261,20 @@ def test_a_client_that_comes_too_early_tries_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     flag = tmp_path / "tried"
     fake_tool(tmp_path, f"if [ -e {flag} ]; then echo '= 8.00 Mbit/sec'; else touch {flag}; echo \"Couldn't connect\" >&2; exit 1; fi")
-    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 20)
+    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 120)
     assert found.error == ""
 
 
 def test_a_loopback_that_fails_or_hangs_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake_tool(tmp_path, "echo 'Failed to modify QP to RTR' >&2; exit 1")
-    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 20)
+    (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 120)
     assert "Failed to modify QP to RTR" in found.error
-    fake_tool(tmp_path, "sleep 60")
+    fake_tool(tmp_path, "sleep 600")
     start = time.monotonic()
     (found,) = loopback.loops("ibv_rc_pingpong", [("rxe0", 1, 1)], 1)
     assert "no end within" in found.error
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < busy(60)
 
 
 def test_near_and_far_cores_of_each_gpu(fake: FakeHost) -> None:

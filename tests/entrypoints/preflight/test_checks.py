@@ -17,7 +17,7 @@ RUNS_AS = {check.id: V1 if V1 in check.workloads else sorted(check.workloads)[-1
 UNPRIVILEGED = 0xA80425FB
 
 
-def port(host: FakeHost, index: int) -> str:
+def port(index: int) -> str:
     return f"sys/class/infiniband/mlx5_{index}/ports/1"
 
 
@@ -47,7 +47,11 @@ def write(name: str, text: str | bytes) -> Break:
 
 
 def remove(*names: str) -> Break:
-    return lambda host: [host.remove(name) for name in names]
+    def change(host: FakeHost) -> None:
+        for name in names:
+            host.remove(name)
+
+    return change
 
 
 def job(nodes: int, **values: str) -> Break:
@@ -105,6 +109,12 @@ def sysfs_of(kind: str, name: str, text: str | bytes, index: int = 0) -> Break:
     bus = 0x10 * (index + 1)
     pci = {"gpu": f"0000:{bus + 2:02x}:00.0", "hca": f"0000:{bus + 2:02x}:01.0", "bridge": f"0000:{bus + 1:02x}:00.0"}[kind]
     return write(f"sys/bus/pci/devices/{pci}/{name}", text)
+
+
+def short_configs(host: FakeHost) -> None:
+    """Configuration space as anybody but root reads it: its first 64 bytes."""
+    for file in host.root.glob("sys/devices/**/config"):
+        host.write(str(file.relative_to(host.root)), b"\0" * 64)
 
 
 def private_pid(host: FakeHost) -> None:
@@ -292,21 +302,21 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (env(NVSHMEM_HCA_PREFIX="roce"), "FAIL", "do not contain 'roce'"),
     ],
     "hca.ports": [
-        (lambda host: [host.write(f"{port(host, i)}/state", "1: DOWN") for i in range(8)], "FAIL", "no active port"),
-        (lambda host: host.write(f"{port(host, 3)}/state", "2: INIT"), "WARN", "mlx5_3 (INIT)"),
-        (lambda host: host.write(f"{port(host, 5)}/rate", "200 Gb/sec (4X HDR)"), "WARN", "slower: mlx5_5"),
-        (lambda host: [host.write(f"{port(host, i)}/state", b"\xff\xfe") for i in range(8)], "FAIL", "no active port"),
+        (several(*(write(f"{port(i)}/state", "1: DOWN") for i in range(8))), "FAIL", "no active port"),
+        (write(f"{port(3)}/state", "2: INIT"), "WARN", "mlx5_3 (INIT)"),
+        (write(f"{port(5)}/rate", "200 Gb/sec (4X HDR)"), "WARN", "slower: mlx5_5"),
+        (several(*(write(f"{port(i)}/state", b"\xff\xfe") for i in range(8))), "FAIL", "no active port"),
     ],
-    "hca.width": [(lambda host: host.write(f"{port(host, 5)}/rate", "200 Gb/sec (2X NDR)"), "WARN", "mlx5_5 2X")],
+    "hca.width": [(write(f"{port(5)}/rate", "200 Gb/sec (2X NDR)"), "WARN", "mlx5_5 2X")],
     "hca.atomics": [
         (set_hcas(atomics=False), "FAIL", "mlx5_0"),
         (hca_field(6, atomics=False), "WARN", "mlx5_6"),
         (sysfs_of("hca", "config", pcie_config()[:64]), "NOT_RUN", "root"),
     ],
     "hca.counters": [
-        (lambda host: host.write(f"{port(host, 0)}/counters/link_downed", "3"), "WARN", "mlx5_0 link_downed 3"),
-        (lambda host: host.write(f"{port(host, 7)}/hw_counters/out_of_sequence", "12"), "WARN", "out_of_sequence 12"),
-        (lambda host: [host.remove(f"{port(host, i)}/{name}") for i in range(8) for name in ("counters", "hw_counters")], "NOT_RUN", ""),
+        (write(f"{port(0)}/counters/link_downed", "3"), "WARN", "mlx5_0 link_downed 3"),
+        (write(f"{port(7)}/hw_counters/out_of_sequence", "12"), "WARN", "out_of_sequence 12"),
+        (remove(*(f"{port(i)}/{name}" for i in range(8) for name in ("counters", "hw_counters"))), "NOT_RUN", ""),
     ],
     "rail.firmware": [(hca_field(4, firmware="28.40.1000"), "WARN", "28.40.1000 (mlx5_4)")],
     "rail.mtu": [
@@ -326,11 +336,7 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
     ],
     "pci.acs": [
         (sysfs_of("bridge", "config", pcie_config(acs=0x1D)), "WARN", "0000:11:00.0"),
-        (
-            lambda host: [host.write(str(file.relative_to(host.root)), b"\0" * 64) for file in host.root.glob("sys/devices/**/config")],
-            "NOT_RUN",
-            "root alone",
-        ),
+        (short_configs, "NOT_RUN", "root alone"),
     ],
     "pci.iommu": [(write("sys/kernel/iommu_groups/0/type", "DMA-FQ"), "WARN", "GPU0")],
     "gpu.devices": [

@@ -60,7 +60,7 @@ def test_a_machine_without_gpu_is_not_called_fit(capsys: pytest.CaptureFixture[s
 def test_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
     start = time.process_time()
     doctor(capsys, "--for", "deepep-v1")
-    assert time.process_time() - start < 2, "a doctor run is a few tenths of a second of work"
+    assert time.process_time() - start < 4, "a doctor run is a few tenths of a second of work"
 
 
 def test_json_names_every_check_with_its_parts(capsys: pytest.CaptureFixture[str], fake: FakeHost) -> None:
@@ -190,7 +190,7 @@ def test_the_live_run_changes_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_without_site_packages_it_still_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "entrypoints", "doctor", "--for", "alltoall", "--format", "json"],
+        [sys.executable, "-S", "-m", "entrypoints", "doctor", "--for", "alltoall", "--format", "json", "--timeout", "120"],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,

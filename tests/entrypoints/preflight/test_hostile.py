@@ -17,6 +17,7 @@ from entrypoints.preflight.registry import CHECKS, relevant
 from entrypoints.preflight.run import make_host, run_checks, run_on
 from entrypoints.topology.model import Topology
 from tests.helpers.fake_host import FakeHost
+from tests.helpers.patience import busy
 
 #: Checks whose only input is the environment: an unset variable is known to be unset, whatever the root.
 FROM_ENVIRONMENT = {"net.master", "shape.environment", "hca.devices", "gpu.devices"}
@@ -75,7 +76,7 @@ def test_links_that_loop_or_lead_out(fake: FakeHost) -> None:
     run_all(fake)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), data=st.binary(max_size=300))
 def test_random_files_replaced_by_random_bytes(fake: FakeHost, seed: int, data: bytes) -> None:
     chooser = random.Random(seed)
@@ -86,10 +87,7 @@ def test_random_files_replaced_by_random_bytes(fake: FakeHost, seed: int, data: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-def test_unreadable_files_are_not_run(fake: FakeHost, tmp_path: Path) -> None:
-    for path in (fake.root, *fake.root.parents):
-        if str(path).startswith(str(tmp_path)) or path == tmp_path.parent or path == tmp_path.parent.parent:
-            path.chmod(0o755)
+def test_unreadable_files_are_not_run(fake: FakeHost) -> None:
     for name in ("proc/self/status", "proc/self/limits", "proc/driver/nvidia/params", "sys/kernel/mm/transparent_hugepage/enabled"):
         (fake.root / name).chmod(0)
     code = (
@@ -97,7 +95,7 @@ def test_unreadable_files_are_not_run(fake: FakeHost, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from entrypoints.preflight.run import run_checks\n"
         "from entrypoints.topology import load\n"
-        "run = lambda: run_checks('deepep-v1', load(sys.argv[1]), Path(sys.argv[1]), {})\n"
+        "run = lambda: run_checks('deepep-v1', load(sys.argv[1]), Path(sys.argv[1]), {}, total_s=120, one_s=60)\n"
         "run()  # imports everything while the checkout is readable\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "results = run()\n"
@@ -116,19 +114,19 @@ def host_with(*runs: object) -> tuple[Host, list[Check]]:
 
 
 def test_a_check_that_hangs_is_left_behind() -> None:
-    host, checks = host_with(lambda host: time.sleep(30), lambda host: passed("fine"))
+    host, checks = host_with(lambda host: time.sleep(600), lambda host: passed("fine"))
     start = time.monotonic()
-    hung, fine = run_on(host, checks, one_s=0.1)
-    assert time.monotonic() - start < 2
+    hung, fine = run_on(host, checks, one_s=busy(0.5))
+    assert time.monotonic() - start < busy(30)
     assert (hung.status, fine.status) == ("NOT_RUN", "PASS")
     assert "no answer" in hung.evidence
 
 
 def test_the_total_time_is_bounded() -> None:
-    host, checks = host_with(*[lambda host: time.sleep(30)] * 40)
+    host, checks = host_with(*[lambda host: time.sleep(600)] * 40)
     start = time.monotonic()
     results = run_on(host, checks, total_s=0.3, one_s=0.1)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < busy(2)
     assert len(results) == 40
     assert all(result.status == "NOT_RUN" for result in results)
     assert "used up" in results[-1].evidence

@@ -176,9 +176,9 @@ def test_a_world_of_8000_ranks_stays_readable(folder: Path) -> None:
     low = document["runs"][0]["low_latency"]
     document["runs"][0]["low_latency"] = [{**low[0], "rank": i} for i in range(8000)]
     (folder / "result.json").write_text(json.dumps(document))
-    start = time.monotonic()
+    start = time.process_time()
     text, _ = page(folder)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert len(text) < 400_000 and "8000 ranks" in text
 
 

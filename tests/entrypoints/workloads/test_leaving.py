@@ -13,6 +13,7 @@ import pytest
 from entrypoints.results.alltoall import MARK
 from tests.helpers import torch_python
 
+pytestmark = pytest.mark.torch
 SCRIPT = Path(__file__).with_name("leaving.py")
 LAUNCHER = torch_python.ROOT / "entrypoints" / "launch" / "rank.py"
 

@@ -1,6 +1,7 @@
 """Shapes: what runs as asked, what is refused with the nearest that would run."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,19 +70,19 @@ def test_alltoall_on_gpus_defaults_to_deepeps_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "option", "hint"),
+    ("request_", "option", "hint"),
     [
-        ({"num_experts": 30}, "--num-experts", "--num-experts 32"),
-        ({"hidden": 1000}, "--hidden", "--hidden 1024"),
-        ({"num_topk_groups": 3}, "--num-topk-groups", "--num-topk-groups 2"),
-        ({"num_topk": 17, "num_topk_groups": 1}, "--num-topk", "--num-topk 16"),
-        ({"num_tokens": 0}, "--num-tokens", "at least 1"),
-        ({"num_topk": -1}, "--num-topk", "at least 1"),
-        ({"repeats": 0}, "--repeats", "at least 1"),
+        (Request(2, 2, num_experts=30), "--num-experts", "--num-experts 32"),
+        (Request(2, 2, hidden=1000), "--hidden", "--hidden 1024"),
+        (Request(2, 2, num_topk_groups=3), "--num-topk-groups", "--num-topk-groups 2"),
+        (Request(2, 2, num_topk=17, num_topk_groups=1), "--num-topk", "--num-topk 16"),
+        (Request(2, 2, num_tokens=0), "--num-tokens", "at least 1"),
+        (Request(2, 2, num_topk=-1), "--num-topk", "at least 1"),
+        (Request(2, 2, repeats=0), "--repeats", "at least 1"),
     ],
 )
-def test_alltoall_refuses_an_impossible_shape_and_names_the_nearest(changes: dict[str, int], option: str, hint: str) -> None:
-    message = refused("alltoall", Request(nodes=2, ranks=2, **changes))
+def test_alltoall_refuses_an_impossible_shape_and_names_the_nearest(request_: Request, option: str, hint: str) -> None:
+    message = refused("alltoall", request_)
     assert option in message
     assert hint in message
 
@@ -93,28 +94,28 @@ def test_nccl_takes_one_rank_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("name", "request_", "option", "hint"),
     [
-        ("deepep-internode", {"nodes": 1, "ranks": 8}, "--nodes", "--nodes 2 or --workload deepep-intranode"),
-        ("deepep-internode", {"nodes": 3, "ranks": 8}, "--nodes", "--nodes 2"),
-        ("deepep-internode", {"nodes": 21, "ranks": 8}, "--nodes", "--nodes 20"),
-        ("deepep-internode", {"nodes": 2, "ranks": 4}, "--ranks", "--ranks 8"),
-        ("deepep-internode", {"nodes": 2, "ranks": 8, "num_experts": 250}, "--num-experts", "--num-experts 256"),
-        ("deepep-internode", {"nodes": 2, "ranks": 8, "hidden": 3072}, "--hidden", "--hidden 2560"),
-        ("deepep-internode", {"nodes": 2, "ranks": 8, "num_topk_groups": 3}, "--num-topk-groups", "nearest possible: 2"),
-        ("deepep-intranode", {"nodes": 2, "ranks": 8}, "--nodes", "deepep-internode"),
-        ("deepep-intranode", {"nodes": 1, "ranks": 1}, "--ranks", "--ranks 2"),
-        ("deepep-intranode", {"nodes": 1, "ranks": 6}, "--ranks", "--ranks 4"),
-        ("deepep-low-latency", {"nodes": 3, "ranks": 4}, "--ranks", "16 ranks in all"),
-        ("deepep-low-latency", {"nodes": 1, "ranks": 7, "num_experts": 288}, "--num-experts", "--num-experts 287"),
-        ("deepep-low-latency", {"nodes": 1, "ranks": 2, "num_topk": 12}, "--num-topk", "--num-topk 11"),
-        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_topk": 33}, "--num-topk", "--num-topk 32"),
-        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_topk": 8, "num_experts": 4}, "--num-topk", "--num-topk 4"),
-        ("deepep-intranode", {"nodes": 1, "ranks": 2, "num_tokens": 0}, "--num-tokens", "--num-tokens 1"),
-        ("deepep-internode", {"nodes": 2, "ranks": 8, "num_topk": -1}, "--num-topk", "--num-topk 1"),
-        ("deepep-internode", {"nodes": 4, "ranks": 8, "num_topk": 40}, "--num-topk", "--num-topk 32"),
+        ("deepep-internode", Request(1, 8), "--nodes", "--nodes 2 or --workload deepep-intranode"),
+        ("deepep-internode", Request(3, 8), "--nodes", "--nodes 2"),
+        ("deepep-internode", Request(21, 8), "--nodes", "--nodes 20"),
+        ("deepep-internode", Request(2, 4), "--ranks", "--ranks 8"),
+        ("deepep-internode", Request(2, 8, num_experts=250), "--num-experts", "--num-experts 256"),
+        ("deepep-internode", Request(2, 8, hidden=3072), "--hidden", "--hidden 2560"),
+        ("deepep-internode", Request(2, 8, num_topk_groups=3), "--num-topk-groups", "nearest possible: 2"),
+        ("deepep-intranode", Request(2, 8), "--nodes", "deepep-internode"),
+        ("deepep-intranode", Request(1, 1), "--ranks", "--ranks 2"),
+        ("deepep-intranode", Request(1, 6), "--ranks", "--ranks 4"),
+        ("deepep-low-latency", Request(3, 4), "--ranks", "16 ranks in all"),
+        ("deepep-low-latency", Request(1, 7, num_experts=288), "--num-experts", "--num-experts 287"),
+        ("deepep-low-latency", Request(1, 2, num_topk=12), "--num-topk", "--num-topk 11"),
+        ("deepep-intranode", Request(1, 2, num_topk=33), "--num-topk", "--num-topk 32"),
+        ("deepep-intranode", Request(1, 2, num_topk=8, num_experts=4), "--num-topk", "--num-topk 4"),
+        ("deepep-intranode", Request(1, 2, num_tokens=0), "--num-tokens", "--num-tokens 1"),
+        ("deepep-internode", Request(2, 8, num_topk=-1), "--num-topk", "--num-topk 1"),
+        ("deepep-internode", Request(4, 8, num_topk=40), "--num-topk", "--num-topk 32"),
     ],
 )
-def test_deepep_v1_limits(v1: str, name: str, request_: dict[str, int], option: str, hint: str) -> None:
-    message = refused(name, Request(**{"gpus": request_["ranks"], **request_}, deepep_path=v1))
+def test_deepep_v1_limits(v1: str, name: str, request_: Request, option: str, hint: str) -> None:
+    message = refused(name, replace(request_, gpus=request_.ranks, deepep_path=v1))
     assert option in message
     assert hint in message
 

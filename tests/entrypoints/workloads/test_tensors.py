@@ -4,7 +4,11 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import torch_python
+
+pytestmark = pytest.mark.torch
 
 
 def test_tensor_code_agrees_with_the_definition() -> None:
