@@ -255,8 +255,7 @@ def test(c: Context, container: bool = True, guest: bool = True, gpu_images: boo
     from tests.helpers import tools
 
     environment = {**os.environ, "EPBOX_TEST_CONTAINER": str(int(container)), "EPBOX_TEST_GUEST": str(int(guest))}
-    # As many processes as there are CPUs; tests of one group (tests/conftest.py) stay in one.
-    words = ["tests/gpu_images"] if gpu_images else ["--numprocesses", str(len(os.sched_getaffinity(0))), "--dist", "loadgroup"]
+    words = ["tests/gpu_images"] if gpu_images else ["--numprocesses", str(len(os.sched_getaffinity(0)))]
     with exit_code("test"):
         tools.install(container, guest and not gpu_images)
         code = subprocess.run([sys.executable, "-m", "pytest", *words, *shlex.split(args)], env=environment).returncode

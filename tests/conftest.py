@@ -7,9 +7,11 @@ collected, so that a skip always means something that this machine lacks.
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.helpers import cpu_image, originals, torch_python
 
@@ -39,25 +41,39 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{originals.VARIABLE}={folder}: no such folder; name the one with the posted files, or unset it")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFolder(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals the tests to xdist's processes by file, in the order of their collection. A folder whose tests share an engine, a
+    scheduler's daemons or the cores for guests stays in one process. (xdist's own groups are lost with pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((f"tests/{folder}" for folder in _FOLDERS if path.startswith(f"tests/{folder}/")), path)
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    config.option.loadscopereorder = False
+    return ByFolder(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, and keep in one process the tests that share an engine, a scheduler or the guests' cores."""
+    """Mark each test with what it needs, drop what is left out, and put what takes long first where tests are dealt to processes."""
     needs_image = any(item.get_closest_marker("torch") for item in items) and torch_python.on_this_host() is None
     dropped = []
     for item in items:
         folder = _folder(item)
         if folder in _FOLDERS:
             item.add_marker(getattr(pytest.mark, _FOLDERS[folder]))
-            item.add_marker(pytest.mark.xdist_group(folder))
         elif needs_image and item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.container)
-            if "container" in left_out:
-                dropped.append(item)
+        # Also what the command line names by its path, which pytest collects whatever collect_ignore says.
+        if folder in collect_ignore or any(item.get_closest_marker(need) for need in left_out):
+            dropped.append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
     if hasattr(config, "workerinput"):
-        # The long groups first, in the table's order: begun last, one would keep a single process busy while the others have ended.
+        # In the table's order: begun last, a long folder would keep a single process busy while the others have ended.
         order = {folder: number for number, folder in enumerate(_FOLDERS)}
         items.sort(key=lambda item: order.get(_folder(item), len(order)))
 

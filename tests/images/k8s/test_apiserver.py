@@ -25,7 +25,7 @@ from tests.helpers.kube_server import Script
 from tests.helpers.kubernetes_schema import load
 from tests.helpers.real_apiserver import RealCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("apiserver")]
+pytestmark = pytest.mark.slow
 OPTIONS = ManifestOptions(image="registry.example/epbox@sha256:" + "a" * 64, kind="pod", workload="alltoall")
 RESULT = {"schema": "epbox.result/1", "verdict": "numbers right"}
 GOOD = Script(lines=(*(f"line {i}" for i in range(30)), json.dumps(RESULT)), line_every=0.03)
