@@ -50,7 +50,7 @@ class ByFolder(LoadScopeScheduling):  # type: ignore[misc]
         return next((f"tests/{folder}" for folder in _FOLDERS if path.startswith(f"tests/{folder}/")), path)
 
 
-@pytest.hookimpl
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
     config.option.loadscopereorder = False
     return ByFolder(config, log)

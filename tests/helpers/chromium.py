@@ -101,6 +101,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         [tools.need("chromium"), *flags],
         pass_fds=(3, 4),
         preexec_fn=move,
+        env={**os.environ, "TMPDIR": str(profile)},  # killed, it leaves what it keeps there
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ What the controllers add is in tests/helpers/kube_pods.py, each with its source;
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -104,12 +105,18 @@ def test_an_mpijob_with_ten_and_more_workers_counts_on(tmp_path: Path) -> None:
     assert [found(pod, tmp_path).node_rank for pod in group] == list(range(13))
 
 
-def test_a_held_pod_says_how_its_bench_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_held_pod_says_how_its_bench_ended_and_ends_when_told(deaf: bool, tmp_path: Path) -> None:
     """LeaderWorkerSet restarts what ends, so the pod holds; the code is in its log."""
     (container,) = pods("lws")[0].spec["containers"]
     epbox = tmp_path / "epbox"
     epbox.write_text("#!/bin/sh\nexit 4\n")
     epbox.chmod(0o755)
+    if deaf:
+        # As a TERM that comes before the new process has become sleep: the shell's own handler takes it there, and it is lost.
+        sleep = tmp_path / "sleep"
+        sleep.write_text(f"#!/bin/sh\ntrap '' TERM\nexec {shutil.which('sleep')} \"$@\"\n")
+        sleep.chmod(0o755)
     environ = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     command = [*container["command"], *container["args"]]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -118,7 +125,7 @@ def test_a_held_pod_says_how_its_bench_ended(tmp_path: Path) -> None:
             assert process.stderr.readline() == "epbox: bench ended with exit code 4, holding\n"
             assert process.poll() is None, "the pod must not end, or it would run again"
             process.terminate()
-            process.wait(60)
+            assert process.wait(60) == 4
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
