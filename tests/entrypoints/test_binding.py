@@ -83,7 +83,7 @@ def has_policies() -> bool:
     return Kernel().get_policy()[0] >= 0
 
 
-@pytest.mark.skipif(not has_policies(), reason="this kernel or its seccomp profile refuses get_mempolicy")
+@pytest.mark.skipif(not has_policies(), reason="get_mempolicy is refused: a container needs CAP_SYS_NICE, a kernel CONFIG_NUMA")
 def test_the_kernel_confirms_what_was_bound() -> None:
     seen = in_a_child(REAL.format(cpus=(CPU,), memory='MemoryPolicy("preferred", (0,))', strict=True))
     assert seen["report"]["degradations"] == []
@@ -93,7 +93,7 @@ def test_the_kernel_confirms_what_was_bound() -> None:
     assert seen["numa_maps"] == "prefer:0", "and numa_maps, which this project does not write, agrees"
 
 
-@pytest.mark.skipif(not has_policies(), reason="this kernel or its seccomp profile refuses get_mempolicy")
+@pytest.mark.skipif(not has_policies(), reason="get_mempolicy is refused: a container needs CAP_SYS_NICE, a kernel CONFIG_NUMA")
 @pytest.mark.parametrize(
     ("policy", "shown"), [("bind", "bind:0"), ("interleave", "interleave:0"), ("local", "local"), ("default", "default")]
 )
@@ -110,7 +110,7 @@ def test_the_binding_outlives_exec_and_reaches_grandchildren() -> None:
     assert result.stdout.split() == ["Cpus_allowed_list:", str(CPU)]
 
 
-@pytest.mark.skipif(not has_policies(), reason="this kernel or its seccomp profile refuses get_mempolicy")
+@pytest.mark.skipif(not has_policies(), reason="get_mempolicy is refused: a container needs CAP_SYS_NICE, a kernel CONFIG_NUMA")
 def test_a_node_that_does_not_exist_is_told_from_the_real_kernel() -> None:
     seen = in_a_child(REAL.format(cpus=(CPU, 4000), memory='MemoryPolicy("preferred", (1000,))', strict=False))
     affinity, memory = seen["report"]["degradations"]
@@ -199,7 +199,7 @@ def test_call_numbers_are_those_of_the_kernel_headers() -> None:
                 )
                 assert (int(names["__NR_set_mempolicy"]), int(names["__NR_get_mempolicy"])) == CALL_NUMBERS[machine]
     if not found:
-        pytest.skip("no kernel headers are installed")
+        pytest.skip("no kernel headers here: install them (Debian: linux-libc-dev)")
 
 
 def test_an_unknown_machine_degrades() -> None:

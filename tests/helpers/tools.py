@@ -64,6 +64,15 @@ def need(*names: str) -> str:
     return programs[0]
 
 
+def need_for_module(*names: str) -> None:
+    """The same for a whole test module, called at its top: one skip."""
+    try:
+        for name in names:
+            path(name)
+    except Missing as reason:
+        pytest.skip(str(reason), allow_module_level=True)
+
+
 def install(container: bool, guest: bool) -> None:
     """Install what is missing for these parts of the tests, where that is possible; tests that lack a tool skip and name it."""
     wanted = {"", *(["container"] if container else []), *(["guest"] if guest else [])}

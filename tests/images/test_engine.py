@@ -79,8 +79,8 @@ def test_a_deep_checkout_gets_a_short_socket_path(tmp_path: Path, monkeypatch: p
 def test_a_stale_pid_file_is_no_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    monkeypatch.setenv("EPBOX_STATE", str(tmp_path))
-    place = private_engine.layout()
+    place = private_engine.Layout(tmp_path / "state", tmp_path / "run")
+    monkeypatch.setattr(private_engine, "layout", lambda: place)
     place.run.mkdir(parents=True)
     place.pid_file.write_text(str(os.getpid()))
     assert private_engine.daemon_pid(place) is None

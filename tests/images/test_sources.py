@@ -149,6 +149,7 @@ def test_a_wrong_tree_ends_the_build_before_the_engine_makes_anything(
     monkeypatch.setattr(lock, "load", lambda *words: locked(commit, "0" * 40))
     monkeypatch.setattr(lock, "check", lambda *words: None)
     monkeypatch.setattr(engine, "ensure", lambda choice: engine.Engine("unix:///nowhere", True, "20.10"))
+    monkeypatch.setattr(engine, "buildkit_cli", lambda: ("docker", "build"))
     monkeypatch.setattr(base, "ensure", lambda *words: pytest.fail("a base was made"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)

@@ -195,7 +195,7 @@ def test_a_full_disk_stops_the_log_not_the_run(supervised: Supervised, tmp_path:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_really_full_disk(supervised: Supervised, tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
-        pytest.skip("this container may not mount a tmpfs")
+        pytest.skip("this container may not mount a tmpfs: give it CAP_SYS_ADMIN")
     try:
         result = supervised.run("print('x' * 100000); print('still here')", log_dir=str(tmp_path / "logs"))
     finally:
@@ -260,7 +260,7 @@ def test_no_zombie_while_the_run_goes_on(supervised: Supervised) -> None:
 def test_as_pid_one(supervised: Supervised) -> None:
     wrap = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
-        pytest.skip("this container may not make a PID namespace")
+        pytest.skip("this container may not make a PID namespace: give it CAP_SYS_ADMIN")
     code = f"import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    {UP}\n    time.sleep({LONG_S})\ntime.sleep({LONG_S})"
     process = supervised.start(code, prefix=wrap)
     supervised.wait_up(2)
@@ -280,7 +280,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 def test_as_pid_one_term_ends_every_verb_at_once(supervised: Supervised) -> None:
     wrap = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
-        pytest.skip("this container may not make a PID namespace")
+        pytest.skip("this container may not make a PID namespace: give it CAP_SYS_ADMIN")
     waits = [sys.executable, "-m", "entrypoints", "plan", "--topology", "-"]
     process = supervised.popen(waits, prefix=wrap, streams={"stdin": subprocess.PIPE})
     wait_for(lambda: len(marked(supervised.mark)) == 2)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from entrypoints.__main__ import main
-from tests.helpers import chromium
+from tests.helpers import chromium, tools
 
+tools.need_for_module("chromium")
 pytestmark = pytest.mark.slow
 #: Contrast that WCAG 2 asks of text.
 READABLE = 4.5

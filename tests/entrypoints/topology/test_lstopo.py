@@ -10,10 +10,7 @@ from tests.helpers import tools
 from tests.helpers.lstopo import ask_lstopo, listing_of
 from tests.helpers.sysfs_tree import PRESETS, Host, NodeSpec, build, large, thinned
 
-try:
-    tools.path("lstopo")
-except tools.Missing as reason:
-    pytest.skip(str(reason), allow_module_level=True)
+tools.need_for_module("lstopo")
 
 
 def with_cpus_offline() -> Host:
