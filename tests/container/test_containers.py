@@ -35,8 +35,8 @@ def start(cpu: builder.Image, folder: Path, options: ContainerOptions) -> list["
 
 def test_printed_commands_run_two_nodes(cpu: builder.Image, tmp_path: Path) -> None:
     nodes = start(cpu, tmp_path, replace(OPTIONS, name="epbox-printed"))
-    told = [node.communicate(timeout=busy(60)) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], told
+    ends = [node.communicate(timeout=busy(60)) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], ends
     result = json.loads((tmp_path / "results" / "result.json").read_text())
     assert result["status"] == "ok" and result["correctness"]["passed"]
     assert [rank["rank"] for node in result["nodes"] for rank in node["ranks"]] == [0, 1, 2, 3]
@@ -77,7 +77,7 @@ def test_docker_stop_ends_both_nodes_with_a_record(cpu: builder.Image, tmp_path:
     # docker's own grace before it kills is 10 s.
     stop = shlex.split(f"docker stop --time {busy(10):.0f} epbox-stopped-node1")
     subprocess.run(stop, env={**os.environ, "DOCKER_HOST": cpu.engine.url}, check=True, timeout=busy(60))
-    told = [node.communicate(timeout=busy(60)) for node in nodes]
-    assert [node.returncode for node in nodes] == [143, 143], told
+    ends = [node.communicate(timeout=busy(60)) for node in nodes]
+    assert [node.returncode for node in nodes] == [143, 143], ends
     result = json.loads((tmp_path / "results" / "result.json").read_text())
     assert result["exit_code"] == 143 and "SIGTERM" in result["verdict"]

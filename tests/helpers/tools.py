@@ -55,22 +55,13 @@ def path(name: str) -> str:
     return program
 
 
-def need(*names: str) -> str:
-    """Where the first of these tools is; skips the test where one of them is missing, and says how to have it."""
+def need(*names: str, whole_module: bool = False) -> str:
+    """Where the first of these tools is; skips the test where one is missing (at the top of a module: all its tests, as one skip)."""
     try:
         programs = [path(name) for name in names]
     except Missing as reason:
-        pytest.skip(str(reason))
+        pytest.skip(str(reason), allow_module_level=whole_module)
     return programs[0]
-
-
-def need_for_module(*names: str) -> None:
-    """The same for a whole test module, called at its top: one skip."""
-    try:
-        for name in names:
-            path(name)
-    except Missing as reason:
-        pytest.skip(str(reason), allow_module_level=True)
 
 
 def install(container: bool, guest: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 from entrypoints.__main__ import main
 from tests.helpers import chromium, tools
 
-tools.need_for_module("chromium")
+tools.need("chromium", whole_module=True)
 pytestmark = pytest.mark.slow
 #: Contrast that WCAG 2 asks of text.
 READABLE = 4.5

@@ -10,7 +10,7 @@ from tests.helpers import tools
 from tests.helpers.lstopo import ask_lstopo, listing_of
 from tests.helpers.sysfs_tree import PRESETS, Host, NodeSpec, build, large, thinned
 
-tools.need_for_module("lstopo")
+tools.need("lstopo", whole_module=True)
 
 
 def with_cpus_offline() -> Host:
