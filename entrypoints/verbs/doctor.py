@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="read /proc and /sys below DIR (a copy of another host)")
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes in the job (default: WORLD_SIZE)")
     parser.add_argument("--log", metavar="FILE", help="log of an earlier run with NVSHMEM_DEBUG=INFO, for the NIC handler")
-    parser.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds for all checks together (default: 3)")
+    parser.add_argument(
+        "--timeout", type=float, default=3.0, metavar="S", help="seconds for all checks together, and for each probe at least (default: 3)"
+    )
     parser.add_argument("--probe", action="store_true", help="also open devices, move data and load libraries (up to a minute)")
 
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.probe:
         from entrypoints.preflight.active import run_probes
 
-        probes = run_probes(host)
+        probes = run_probes(host, args.timeout)
     if args.format == "json":
         emit_json(document(host, results, probes))
     else:

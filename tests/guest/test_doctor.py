@@ -34,6 +34,7 @@ def test_soft_roce_is_probed_for_real_and_a_broken_port_is_found(guest: Guest) -
     done = guest(
         doctor("--probe") + "ip link set $(cat /sys/class/infiniband/mlx5_3/parent) down\n"
         "ip link set $(cat /sys/class/infiniband/mlx5_5/parent) mtu 600\nsleep 1\n" + doctor("--probe", unprivileged),
+        limit=1500,
     )
     whole, broken = documents(done.output)
     expected = [

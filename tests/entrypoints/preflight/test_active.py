@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from entrypoints.preflight import active
 from entrypoints.preflight.active import judge, loader, loopback
 from entrypoints.preflight.active.child import Outcome, parse_records, run_command, run_module
 from entrypoints.preflight.active.loopback import Loop
-from entrypoints.preflight.model import Answer
+from entrypoints.preflight.model import Answer, not_run
 from tests.helpers.fake_host import FakeHost
 from tests.helpers.patience import busy
 
@@ -296,6 +297,25 @@ def test_probe_results_have_the_shape_of_checks(fake: FakeHost, monkeypatch: pyt
     assert statuses["probe.hca.open"] == statuses["probe.gpu.copy"] == statuses["probe.lib.identity"] == "PASS"
     assert statuses["probe.hca.loopback"] == "NOT_RUN", "no tool on an empty PATH"
     assert all(result.id.startswith("probe.") and result.source and result.evidence for result in results)
+
+
+def test_a_slow_host_gives_each_probe_at_least_its_timeout(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: dict[str, float] = {}
+
+    def note(name: str, arguments: Sequence[str], *, timeout_s: float, **_: object) -> Outcome:
+        bounds[arguments[0] if name == "loader" else name] = timeout_s
+        return Outcome((), "no end")
+
+    def note_loops(tool: str, devices: object, timeout_s: float) -> list[Loop]:
+        bounds["loopback"] = timeout_s
+        return []
+
+    monkeypatch.setattr(active, "run_module", note)
+    monkeypatch.setattr(loopback, "tool_name", lambda: "ibv_rc_pingpong")
+    monkeypatch.setattr(loopback, "loops", note_loops)
+    monkeypatch.setattr(judge, "loopback", lambda _: not_run("no device"))
+    active.run_probes(fake.host(), 60.0)
+    assert bounds == {"verbs": 60.0, "loopback": 60.0, "cuda": active.CUDA_S, "import": active.IMPORT_S, "dlopen": 60.0}
 
 
 def test_alltoall_has_no_probe(fake: FakeHost) -> None:
