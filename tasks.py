@@ -8,9 +8,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from images.cluster import tasks as cluster_tasks
-from images.k8s import tasks as k8s_tasks
 from images.menu import exit_code
+from images.run.kubernetes import tasks as k8s_tasks
+from images.run.schedulers import tasks as cluster_tasks
 
 RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"
 
@@ -51,7 +51,8 @@ def build(
     locked: bool = False,
 ) -> None:
     """Build an image from a recipe."""
-    from images import build, registry, ship
+    from images.build import image as build
+    from images.build import registry, ship
 
     with exit_code("build"):
         if push:
@@ -73,8 +74,9 @@ def build(
 def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> None:
     """Write a recipe's Dockerfile, or its whole build context for a plain `docker build`."""
     from entrypoints.output import say
-    from images import base, build, checks, lock, render
-    from images.recipe import load_recipe
+    from images.build import base, checks, lock, render
+    from images.build import image as build
+    from images.build.recipe import load_recipe
 
     with exit_code("render"):
         if check:
@@ -100,8 +102,9 @@ def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> 
 )
 def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] | None = None) -> None:
     """Resolve all that a recipe pulls (packages, wheels, commits) and write images/locks/RECIPE/lock.json."""
-    from images import build, resolve, sources
-    from images.recipe import load_recipe
+    from images.build import image as build
+    from images.build import resolve, sources
+    from images.build.recipe import load_recipe
 
     with exit_code("lock"):
         what = load_recipe(recipe or build.default_recipe())
@@ -120,7 +123,8 @@ def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] |
 )
 def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | None = None, engine: str = "auto", oci: str = "") -> None:
     """Prove that a recipe builds the same bytes twice (exit 6 when not), or that an image is what its lock says."""
-    from images import build, examine, verify
+    from images.build import examine, verify
+    from images.build import image as build
 
     with exit_code("verify"):
         if image and not recipe:
@@ -140,7 +144,8 @@ def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | No
 )
 def sbom(c: Context, recipe: str = "", tag: str = "", out: str = "", engine: str = "auto") -> None:
     """Write what an image holds: SPDX and CycloneDX, a provenance statement, and the licences."""
-    from images import build, sbom
+    from images.build import image as build
+    from images.build import sbom
 
     with exit_code("sbom"):
         name = recipe or build.default_recipe()
@@ -178,7 +183,7 @@ def bench(
     """Build what fits this host, run the bench in it on two nodes, and show the numbers."""
     import shlex
 
-    from images import bench_host
+    from images.run import host as bench_host
 
     with exit_code("bench"):
         where = Path(out) if out else None
@@ -266,7 +271,7 @@ def test(c: Context, container: bool = True, guest: bool = True, gpu_images: boo
 @task
 def lint(c: Context) -> None:
     """Check style, types, shell files and every rendered Dockerfile."""
-    from images import checks
+    from images.build import checks
 
     with exit_code("lint"):
         failed = checks.lint()
@@ -277,7 +282,7 @@ def lint(c: Context) -> None:
 @task(name="start")
 def engine_start(c: Context) -> None:
     """Start the private engine, unless an engine answers already."""
-    from images import engine
+    from images.build import engine
 
     with exit_code("engine.start"):
         print(engine.describe(engine.ensure()))
@@ -286,7 +291,7 @@ def engine_start(c: Context) -> None:
 @task(name="stop")
 def engine_stop(c: Context) -> None:
     """End the private engine and all that runs in it; other engines are left alone."""
-    from images import private_engine
+    from images.build import private_engine
 
     with exit_code("engine.stop"):
         print("private engine: stopped" if private_engine.stop() else "private engine: not running")
@@ -295,7 +300,7 @@ def engine_stop(c: Context) -> None:
 @task(name="status")
 def engine_status(c: Context) -> None:
     """Say which engine answers; exit 10 when none does."""
-    from images import engine
+    from images.build import engine
 
     with exit_code("engine.status"):
         print(engine.describe(engine.find()))

@@ -10,11 +10,11 @@ import errno
 import os
 import platform
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from entrypoints.cpulist import format_list, parse_list
 from entrypoints.errors import PreflightFailed, UsageError
-from entrypoints.frozen import dataclass
 from entrypoints.placement.model import MemoryPolicy
 
 MODES = {

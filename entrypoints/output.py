@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-
-TYPE_CHECKING = False  # as in entrypoints.frozen
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
+from pathlib import Path
+from typing import Any
 
 
 def emit_json(value: Any, one_line: bool = False) -> None:

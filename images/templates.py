@@ -1,16 +1,16 @@
 """Jinja as every template of templates/ expects it."""
 
-from pathlib import Path
-
 import jinja2
 
-ROOT = Path(__file__).resolve().parent.parent / "templates"
+from entrypoints import ROOT
+
+TEMPLATES = ROOT / "templates"
 
 
 def environment(folder: str) -> jinja2.Environment:
     """Templates of one folder: an unknown name is an error, lines of statements leave none behind, the last line end stays."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / folder),
+        loader=jinja2.FileSystemLoader(TEMPLATES / folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

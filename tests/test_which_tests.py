@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from images import hostpackages
+from images.build import hostpackages
 from tests.helpers import tools, torch_python
 
 ROOT = Path(__file__).parents[1]

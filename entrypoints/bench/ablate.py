@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,9 +11,8 @@ from entrypoints.bench.arms import arms, kept_variables
 from entrypoints.bench.launching import NodeRun, launch
 from entrypoints.bench.measured import figures, label
 from entrypoints.bench.setup import Job
-from entrypoints.frozen import replace
-from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
+from entrypoints.nodes.session import Session
 from entrypoints.output import say, table
 from entrypoints.workloads.timing import quantile
 

@@ -1,11 +1,10 @@
 """The arms of an ablation: what each binds, and which of them cannot differ on this host."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from entrypoints.bench.setup import Job
 from entrypoints.binding import BindMode
-from entrypoints.frozen import replace
 from entrypoints.launch.model import NIC_VARIABLES
 from entrypoints.placement.model import MemoryPolicy, Plan
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from textwrap import fill
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from entrypoints.bench.measured import BASELINE, baseline_runs, figures, label, workload_runs
 from entrypoints.bench.setup import Job
 from entrypoints.errors import UsageError
-from entrypoints.frozen import replace
 from entrypoints.output import table
 from entrypoints.workloads import Request, get
 

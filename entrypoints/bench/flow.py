@@ -17,9 +17,9 @@ from entrypoints.bench.launching import NodeRun, commands, launch
 from entrypoints.bench.outdir import open_folder
 from entrypoints.bench.setup import Job, make_job, rank_python
 from entrypoints.errors import EPBoxError, PreflightFailed, UsageError
-from entrypoints.launch.agreement import check_agreement
-from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
+from entrypoints.nodes.agreement import check_agreement
+from entrypoints.nodes.session import Session
 from entrypoints.output import emit_json, say, write_atomically
 from entrypoints.topology.document import to_document
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from entrypoints import ROOT
 from entrypoints.errors import UsageError
 from entrypoints.toml import load_toml
 
@@ -35,7 +36,7 @@ def own_version(home: Path = HOME) -> str:
     """EPBox's version: what the image was built with, else the checkout's pyproject.toml."""
     if os.environ.get("EPBOX_VERSION"):
         return os.environ["EPBOX_VERSION"]
-    for folder in (Path(__file__).resolve().parents[2], home):
+    for folder in (ROOT, home):
         try:
             return str(load_toml(folder / "pyproject.toml")["project"]["version"])
         except (KeyError, UsageError):

@@ -12,8 +12,8 @@ from entrypoints.binding import BindMode
 from entrypoints.errors import EXIT_CODES, EPBoxError
 from entrypoints.launch.model import LaunchOptions, LaunchOutcome, RankCommand
 from entrypoints.launch.rank import script_command
-from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
+from entrypoints.nodes.session import Session
 
 WRONG_NUMBERS = 6
 #: Nodes end a launch together; this bounds the wait for one that does not.

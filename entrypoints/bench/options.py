@@ -3,8 +3,8 @@
 from argparse import REMAINDER, ArgumentParser
 from pathlib import Path
 
-from entrypoints.launch.rendezvous import add_options
-from entrypoints.verbs.common import add_topology_option
+from entrypoints.nodes.rendezvous import add_options
+from entrypoints.parser import add_topology_option
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -1,10 +1,10 @@
-"""Rank logs to results: alltoall's own result line, or DeepEP's output through results.parse."""
+"""Rank logs to results: alltoall's own result line, or DeepEP's output through logs.parse."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from entrypoints.results import alltoall
+from entrypoints.logs import alltoall
 from entrypoints.workloads import Prepared
 
 
@@ -30,6 +30,6 @@ def read_logs(prepared: Prepared, logs: Sequence[Path]) -> tuple[list[dict[str, 
         # Global rank 0 alone prints the result; its log is the first of node 0.
         with logs[0].open(encoding="utf-8", errors="replace") as stream:
             return alltoall_results(stream)
-    from entrypoints.results.parse import parse_paths
+    from entrypoints.logs.parse import parse_paths
 
     return parse_paths(logs), None

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from entrypoints import ROOT
 from entrypoints.binding import BindMode
 from entrypoints.errors import PreflightFailed, UsageError
-from entrypoints.launch.rendezvous import Rendezvous, resolve
+from entrypoints.nodes.rendezvous import Rendezvous, resolve
 from entrypoints.placement.model import Plan
 from entrypoints.topology.model import Topology
 from entrypoints.workloads import Prepared, Request, Workload, get
 
 #: The folder that holds the package, for ranks that import it from another working directory.
-ROOT = Path(__file__).resolve().parents[2]
 #: An image may name its family, which doctor checks for; which of its tests fits is for auto to say.
 FAMILIES = ("auto", "deepep-v1", "deepep-v2")
 

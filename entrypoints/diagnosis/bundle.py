@@ -14,8 +14,8 @@ from typing import Any
 from entrypoints.diagnosis.model import Finding
 from entrypoints.diagnosis.report import to_json
 from entrypoints.errors import UsageError
-from entrypoints.results.parse import log_files
-from entrypoints.results.reader import open_log
+from entrypoints.logs.parse import log_files
+from entrypoints.logs.reader import open_log
 
 #: Of a long log its start, where causes are, and its end are kept.
 HEAD, TAIL = 8 << 20, 4 << 20

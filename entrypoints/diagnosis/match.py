@@ -10,8 +10,8 @@ from entrypoints.diagnosis.model import Finding
 from entrypoints.diagnosis.scan import Hit, Scan, Scanner, scan_lines
 from entrypoints.diagnosis.signatures import SEVERITIES, Signature, load
 from entrypoints.errors import UsageError
-from entrypoints.results.parse import log_files
-from entrypoints.results.reader import blocks, open_log
+from entrypoints.logs.parse import log_files
+from entrypoints.logs.reader import blocks, open_log
 
 #: Added to the order of a signature that needs confirmation and has none, or that only says that something failed.
 _BEHIND = 1000

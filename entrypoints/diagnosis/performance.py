@@ -6,8 +6,8 @@ from typing import Any
 
 from entrypoints.diagnosis.model import Finding
 from entrypoints.diagnosis.scan import Scan
+from entrypoints.logs.parse import parse_lines
 from entrypoints.results.compare import against_references, with_nodes
-from entrypoints.results.parse import parse_lines
 
 #: One 400 Gb/s port shared by eight ranks gives an eighth; a run without binding was seen at 0.35 to 0.43 of the reference.
 ONE_NIC_RATIO, UNBOUND_RATIO = 0.25, 0.55

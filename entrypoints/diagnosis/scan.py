@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from entrypoints.diagnosis import marks
 from entrypoints.diagnosis.signatures import Signature, Table
-from entrypoints.results.lines import clean, split_writer
+from entrypoints.logs.lines import clean, split_writer
 
 _LOWER = bytes(range(65)) + bytes(range(97, 123)) + bytes(range(91, 256))
 _DIGITS = b"0123456789"

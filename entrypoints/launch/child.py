@@ -7,12 +7,12 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from entrypoints.binding import BindMode, Kernel, bind
 from entrypoints.errors import EPBoxError, UsageError
-from entrypoints.frozen import dataclass
 from entrypoints.launch.model import RankCommand
 
 #: prctl(2) options, Linux include/uapi/linux/prctl.h.

@@ -1,10 +1,10 @@
 """Which local rank a launcher has made this process: torchrun, Open MPI, Hydra, PALS, Flux, Slurm."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from entrypoints.errors import UsageError
-from entrypoints.frozen import dataclass
-from entrypoints.launch.sources import first_number, number
+from entrypoints.nodes.sources import first_number, number
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.binding import BindMode
-from entrypoints.frozen import dataclass, field
 from entrypoints.placement.model import RankPlan
 
 if TYPE_CHECKING:
-    from entrypoints.launch.session import Session
+    from entrypoints.nodes.session import Session
 
 #: Variables that choose an HCA; they are left out of a rank's environment when `nic` is not bound.
 NIC_VARIABLES = frozenset(

@@ -1,11 +1,11 @@
 """Plan against evidence: one line that says whether every rank was where it should be, and every rail did its work."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from entrypoints.binding import BindMode
 from entrypoints.cpulist import format_list, parse_list
-from entrypoints.frozen import dataclass
 from entrypoints.launch.evidence import name_ranks, rail
 from entrypoints.placement.model import RankPlan
 

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from entrypoints.frozen import dataclass
 from entrypoints.placement.devices import active_ports, foreign_driver, is_software, link_layer, rate
 from entrypoints.placement.distance import NEAR, Levels, hca_order
 from entrypoints.topology.model import Gpu, Hca

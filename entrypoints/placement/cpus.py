@@ -1,10 +1,10 @@
 """Which cores each rank gets: its node's allowed cores, whole cores with their SMT siblings, split contiguously."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
-from entrypoints.frozen import dataclass
 from entrypoints.topology.model import Cpu, NumaNode, Topology
 
 #: Distance of nodes without a SLIT row: farther than any that firmware reports (ACPI 6.5, 5.2.17: one byte, 255 = unreachable).

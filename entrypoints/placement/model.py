@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from entrypoints.cpulist import format_list
-from entrypoints.frozen import dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
-TYPE_CHECKING = False  # as in entrypoints.frozen
-if TYPE_CHECKING:
-    from typing import Any
+from entrypoints.cpulist import format_list
 
 SCHEMA = "epbox.plan/1"
 

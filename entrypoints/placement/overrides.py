@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from entrypoints.errors import UsageError
-from entrypoints.frozen import dataclass
 from entrypoints.placement.devices import is_active
 from entrypoints.topology.model import Gpu, Hca, Topology
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
-from entrypoints.frozen import dataclass, field, replace
 from entrypoints.placement.candidates import IBGDA_WORKLOADS, Candidates, find
 from entrypoints.placement.cpus import CpuShare, allowed_cpus, home_node, split
 from entrypoints.placement.devices import active_ports
@@ -19,10 +20,6 @@ from entrypoints.placement.model import Plan, RankPlan
 from entrypoints.placement.overrides import Choice, Wishes, read_wishes, visible_gpus
 from entrypoints.placement.reasons import hca_reason, plan_warnings
 from entrypoints.topology.model import Gpu, Hca, Port, Topology
-
-TYPE_CHECKING = False  # as in entrypoints.frozen
-if TYPE_CHECKING:
-    from typing import Any
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def drawing(material: Material) -> str:
     nodes = material.document["nodes"]
     parts = []
     if material.topology is not None:
-        from entrypoints.topology.draw import draw
+        from entrypoints.drawing.topology import draw
 
         svg = draw(material.topology, plan_of(nodes[0]["plan"]) if nodes else None)
         data = b64encode(svg.encode()).decode()

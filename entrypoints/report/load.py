@@ -100,8 +100,8 @@ def _beside(document: dict[str, Any], baseline: Path) -> dict[str, Any]:
 
 def _from_logs(path: Path) -> dict[str, Any]:
     """A document of what the logs alone tell; its status is that of completeness."""
+    from entrypoints.logs.parse import parse_paths
     from entrypoints.results.compare import against_references, with_nodes
-    from entrypoints.results.parse import parse_paths
 
     runs = [with_nodes(run, None) for run in parse_paths([path])]
     if not runs:
@@ -122,7 +122,7 @@ def _from_logs(path: Path) -> dict[str, Any]:
 
 
 def _logs(home: Path) -> list[Path]:
-    from entrypoints.results.parse import log_files
+    from entrypoints.logs.parse import log_files
 
     try:
         return [Path(name) for name in log_files([home])]
@@ -133,7 +133,7 @@ def _logs(home: Path) -> list[Path]:
 def _read(home: Path, path: Path) -> Log:
     name = str(path.relative_to(home))
     try:
-        from entrypoints.results.reader import open_log
+        from entrypoints.logs.reader import open_log
 
         size = path.stat().st_size
         if path.suffix in (".gz", ".xz", ".bz2", ".zst"):
@@ -155,7 +155,7 @@ def _read(home: Path, path: Path) -> Log:
 
 def _sweeps(home: Path, document: dict[str, Any], notes: list[str]) -> list[tuple[str, dict[str, Any]]]:
     """(source, sweep) of tuning runs: from the document where it keeps them, else from the log a run names."""
-    from entrypoints.results.parse import parse_paths
+    from entrypoints.logs.parse import parse_paths
 
     found: list[tuple[str, dict[str, Any]]] = []
     for number, run in enumerate(document["runs"][:4]):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.errors import UsageError
-from entrypoints.results.parse import Parser, parse_into
+from entrypoints.logs.parse import Parser, parse_into
 
 
 def collect(paths: Iterable[str | Path], sweep: bool = False) -> tuple[list[dict[str, Any]], int]:

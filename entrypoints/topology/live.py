@@ -2,8 +2,8 @@
 
 import os
 import re
+from dataclasses import replace
 
-from entrypoints.frozen import replace
 from entrypoints.topology.model import Gpu, Hca
 from entrypoints.topology.tree import Tree, read_text
 from entrypoints.topology.values import bus_id, bus_order

@@ -1,6 +1,6 @@
 """What a plan needs to know of a host, whatever source it came from. Unknown is None, never a guess."""
 
-from entrypoints.frozen import dataclass, field
+from dataclasses import dataclass, field
 
 #: PCIe path levels, nearest first, as `nvidia-smi topo` names them.
 LEVELS = ("PIX", "PXB", "PHB", "NODE", "SYS")

@@ -1,8 +1,8 @@
 """PCI devices: the path above a device, its locality, GPUs by class, AtomicOps from config space."""
 
 import re
+from dataclasses import dataclass
 
-from entrypoints.frozen import dataclass
 from entrypoints.topology.model import Gpu
 from entrypoints.topology.tree import Tree, read_text
 from entrypoints.topology.values import bus_id, bus_order, ids_of_list, ids_of_mask, integer

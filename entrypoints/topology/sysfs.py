@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from entrypoints.frozen import replace
 from entrypoints.topology.allowed import read_allowed
 from entrypoints.topology.model import Gpu, Hca, NumaNode, PciBridge, Topology
 from entrypoints.topology.pci import gpu_memory_nodes, read_gpus
@@ -13,11 +14,7 @@ from entrypoints.topology.rdma import read_hcas
 from entrypoints.topology.tree import Tree
 from entrypoints.topology.values import MAX_ID
 
-TYPE_CHECKING = False  # as in entrypoints.frozen
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    Device = TypeVar("Device", Gpu, Hca)
+Device = TypeVar("Device", Gpu, Hca)
 
 #: Where `snapshot` keeps what is not in sysfs.
 NOTES = "epbox/live.json"

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _with_rendezvous() -> Mapping[str, str]:
     """The environment with MASTER_ADDR and WORLD_SIZE as a scheduler's variables give them, as bench's own preflight sees it."""
     from entrypoints.errors import EPBoxError
-    from entrypoints.launch.rendezvous import resolve
+    from entrypoints.nodes.rendezvous import resolve
 
     try:
         there = resolve({}, os.environ)

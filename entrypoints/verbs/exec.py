@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entrypoints.errors import UsageError
-from entrypoints.verbs.common import add_topology_option
+from entrypoints.parser import add_topology_option
 
 if TYPE_CHECKING:
     from entrypoints.binding import BindMode
@@ -89,8 +89,8 @@ def _become(args: Namespace, command: list[str], mode: "BindMode", plan: "Plan",
 
 def _supervise(args: Namespace, command: list[str], mode: "BindMode") -> int:
     """Start the ranks here, with the variables that torchrun would give them."""
-    from entrypoints.launch.rendezvous import resolve
     from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
+    from entrypoints.nodes.rendezvous import resolve
     from entrypoints.output import say
 
     there = resolve(None, os.environ)

@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from entrypoints.errors import UsageError
-from entrypoints.verbs.common import add_topology_option
+from entrypoints.parser import add_topology_option
 
 #: What placement itself tells apart; a bench workload names one of these as its `placement`.
 PLANNED_WORKLOADS = ("deepep-v1", "deepep-v2", "alltoall")
@@ -96,7 +96,7 @@ def _text(args: Namespace, topology: object, plan: object) -> str:
     if args.format == "rankfile":
         return formats.rankfile_text(plan)
     if args.format == "svg":
-        from entrypoints.topology.draw import draw
+        from entrypoints.drawing.topology import draw
 
         return draw(topology, plan).rstrip("\n")
     text = formats.plan_table(plan)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from entrypoints.errors import UsageError
 from entrypoints.output import emit_json, say, write_atomically
+from entrypoints.parser import add_format_option
 from entrypoints.topology.model import Gpu, Hca, Topology
-from entrypoints.verbs.common import add_format_option
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -5,9 +5,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from entrypoints.output import emit_json, say, write_atomically
+from entrypoints.parser import add_format_option, add_topology_option
+from entrypoints.placement.model import Plan
 from entrypoints.topology import load
 from entrypoints.topology.model import Topology
-from entrypoints.verbs.common import add_format_option, add_topology_option
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def _text(topology: Topology, form: str) -> str:
 
         return json.dumps(to_document(topology), indent=2) + "\n"
     if form == "svg":
-        from entrypoints.topology.draw import draw
+        from entrypoints.drawing.topology import draw
 
         return draw(topology, _plan(topology))
     if form == "nccl-xml":
@@ -71,8 +72,3 @@ def _plan(topology: Topology) -> "Plan | None":
     except EPBoxError as error:
         say(f"note: drawn without a plan: {error}")
         return None
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from entrypoints.placement.model import Plan

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from entrypoints.verbs.common import add_format_option
+from entrypoints.parser import add_format_option
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from entrypoints.results.alltoall import MARK
+from entrypoints.logs.alltoall import MARK
 from entrypoints.workloads.alltoall_group import Place
 from entrypoints.workloads.timing import FP8_FACTOR, Times, Volume, gbps, summarise
 

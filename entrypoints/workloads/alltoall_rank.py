@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from entrypoints.results.alltoall import MARK
+from entrypoints.logs.alltoall import MARK
 from entrypoints.workloads.alltoall_group import Place, join, leave
 from entrypoints.workloads.reference import Routing
 

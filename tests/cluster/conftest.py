@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from images import build as builder
+from images.build import image as builder
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
 from tests.helpers import tools
 from tests.helpers.bench_process import free_port

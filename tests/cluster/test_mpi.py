@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from images import build as builder
-from images.cluster.mpi import MpiOptions, render
+from images.build import image as builder
+from images.run.schedulers.mpi import MpiOptions, render
 from tests.cluster.conftest import need, rank_processes
 from tests.container.conftest import cpu, engine  # noqa: F401  (fixtures)
 from tests.helpers.bench_process import free_port

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from images import build as builder
-from images.cluster.slurm import SlurmOptions, render
+from images.build import image as builder
+from images.run.schedulers.slurm import SlurmOptions, render
 from tests.cluster.conftest import Slurm, rank_processes
 from tests.helpers.patience import busy
 

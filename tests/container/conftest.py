@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EPBoxError
-from images import build as builder
-from images import engine as engines
+from images.build import engine as engines
+from images.build import image as builder
 from tests.helpers import cpu_image
 
 Run = Callable[..., tuple[int, str]]

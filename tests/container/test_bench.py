@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from images import build
+from images.build import image as build
 from tests.helpers.patience import busy
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from images import build as builder
-from images.cluster.containers import ContainerOptions, render
+from images.build import image as builder
+from images.run.schedulers.docker import ContainerOptions, render
 from tests.helpers import compose
 from tests.helpers.bench_process import free_port
 from tests.helpers.patience import busy

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from images import build, lock, recipe
+from images.build import image as build
+from images.build import lock, recipe
 
 
 def test_oci_labels_say_what_it_is(cpu: build.Image) -> None:

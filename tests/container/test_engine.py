@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from images import build, engine, hostpackages, private_engine
+from images.build import engine, hostpackages, private_engine
+from images.build import image as build
 
 pytestmark = pytest.mark.skipif(not hostpackages.can_install(), reason="a private engine needs root on Debian or Ubuntu")
 
@@ -90,7 +91,7 @@ def test_a_failed_build_leaves_no_tag_and_shows_its_end(
     import dataclasses
 
     from entrypoints.errors import EngineError
-    from images import recipe
+    from images.build import recipe
 
     what = recipe.load_recipe("cpu")
     broken = dataclasses.replace(what, name="broken", packages=recipe.Packages(("no-such-package-for-epbox",)))

@@ -10,7 +10,8 @@ import jinja2
 import pytest
 
 from entrypoints.errors import EngineError
-from images import build, engine, examine, lock, recipe, render
+from images.build import engine, examine, lock, recipe, render
+from images.build import image as build
 
 Tamper = Callable[[dict[str, str]], None]
 

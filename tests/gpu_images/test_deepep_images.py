@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from images import engine as engines
-from images.recipe import Cuda, DeepEP, Nvshmem, Recipe, load_recipe
+from images.build import engine as engines
+from images.build.recipe import Cuda, DeepEP, Nvshmem, Recipe, load_recipe
 
 Python = Callable[[str], str]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from images import build as builder
-from images import engine as engines
-from images import private_engine
+from images.build import engine as engines
+from images.build import image as builder
+from images.build import private_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "epbox-test:cpu"

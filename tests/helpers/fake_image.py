@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from images import inventory, lock, oci, recipe, render
+from images.build import inventory, lock, oci, recipe, render
 
 EPOCH = 1_700_000_000
 
@@ -49,7 +49,7 @@ def honest(name: str, document: dict[str, Any], compiled: dict[str, bytes] | Non
 
 def syft_of(files: dict[str, bytes]) -> dict[str, Any]:
     """What syft would say (its own JSON) of such files."""
-    from images import debian
+    from images.build import debian
 
     installed = debian.installed(files["var/lib/dpkg/status"].decode())
     found: list[dict[str, Any]] = [{"type": "deb", "name": n, "version": v} for n, v in installed.items()]

@@ -2,7 +2,7 @@
 
 Written after the API reference ("API concepts": lists, watches, 410 Gone, Status objects; "DeleteOptions"; the log endpoint's
 timestamps, sinceTime and follow). What it is sent is checked against the real schemas. It is no substitute for a real one:
-tests/images/k8s/test_apiserver.py runs against that where its binaries are.
+tests/images/run/kubernetes/test_apiserver.py runs against that where its binaries are.
 """
 
 import json

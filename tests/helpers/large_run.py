@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from entrypoints.bench import flow, outcome
-from entrypoints.launch.meeting import PROTOCOL
-from entrypoints.launch.rendezvous import Rendezvous
-from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
-from entrypoints.launch.wire import Wire
+from entrypoints.nodes.meeting import PROTOCOL
+from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.nodes.session import Session
+from entrypoints.nodes.wire import Wire
 from tests.helpers.patience import busy
 
 RANKS = 8

@@ -10,8 +10,8 @@ from pathlib import Path
 from entrypoints.binding import BindMode
 from entrypoints.errors import EPBoxError
 from entrypoints.launch import rank as rank_program
-from entrypoints.launch.rendezvous import Rendezvous, Session
 from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
+from entrypoints.nodes.rendezvous import Rendezvous, Session
 from entrypoints.placement.model import MemoryPolicy, RankPlan
 
 

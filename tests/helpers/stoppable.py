@@ -8,8 +8,8 @@ from pathlib import Path
 from entrypoints.bench import flow, options
 from entrypoints.bench.setup import Job, check
 from entrypoints.binding import BindMode
-from entrypoints.launch.rendezvous import Rendezvous
-from entrypoints.launch.session import Session
+from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.nodes.session import Session
 from entrypoints.placement.model import Plan, RankPlan
 from entrypoints.topology.model import NumaNode, Topology
 from entrypoints.workloads import get

@@ -8,7 +8,7 @@ import pytest
 
 from entrypoints.errors import EngineError
 from entrypoints.output import say
-from images import hostpackages
+from images.build import hostpackages
 
 #: System programs lie in folders that are not on everyone's PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

@@ -8,8 +8,8 @@ import requests
 from invoke.exceptions import Exit
 
 from entrypoints.errors import EngineError, UsageError
-from images.build import BuildOptions, build
-from images.cluster import reference
+from images.build import reference
+from images.build.image import BuildOptions, build
 from images.menu import exit_code
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from entrypoints.results.parse import parse_lines, parse_paths
+from entrypoints.logs.parse import parse_lines, parse_paths
 from tests.helpers.originals import ORIGINALS
 
 FOLDER = ORIGINALS / "logs" / "results"

@@ -7,7 +7,7 @@ import pytest
 from entrypoints.bench import options
 from entrypoints.bench.setup import Job, check
 from entrypoints.binding import BindMode
-from entrypoints.launch.rendezvous import Rendezvous
+from entrypoints.nodes.rendezvous import Rendezvous
 from entrypoints.placement.model import Plan, RankPlan
 from entrypoints.topology.model import NumaNode, Topology
 from entrypoints.workloads import get

@@ -1,6 +1,7 @@
 """The ablation's arms and its verdicts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoints.bench import ablate, arms
-from entrypoints.frozen import replace
 from entrypoints.launch.signals import Stop
 from entrypoints.placement.model import RankPlan
 from entrypoints.topology.model import Cpu, NumaNode

@@ -1,5 +1,6 @@
 """DeepEP beside the all-to-all: what is compared, and when there is no ratio."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,6 @@ import pytest
 from entrypoints.bench import baseline, document, record, show
 from entrypoints.bench.launching import NodeRun
 from entrypoints.errors import UsageError
-from entrypoints.frozen import replace
 from entrypoints.launch.model import LaunchOutcome
 from entrypoints.workloads.model import Prepared
 from tests.helpers.bench_records import best, node, run_of

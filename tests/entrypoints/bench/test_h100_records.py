@@ -7,11 +7,11 @@ import jsonschema
 import pytest
 
 from entrypoints.diagnosis.match import diagnose_paths
+from entrypoints.logs.parse import parse_paths
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.report.load import load as load_result
 from entrypoints.report.page import render
 from entrypoints.results import schema
-from entrypoints.results.parse import parse_paths
 from entrypoints.topology import load
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "gpu"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from entrypoints.bench import document
-from entrypoints.launch.agreement import check_agreement
+from entrypoints.nodes.agreement import check_agreement
 from entrypoints.report import markdown, page
 from entrypoints.report.load import load
 from tests.helpers import large_run

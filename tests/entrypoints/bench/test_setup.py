@@ -15,9 +15,9 @@ from entrypoints.bench import doctor, identity, setup
 from entrypoints.bench.outdir import open_folder, stamp
 from entrypoints.bench.parsing import alltoall_results
 from entrypoints.errors import PreflightFailed, UsageError
-from entrypoints.launch.rendezvous import Rendezvous
-from entrypoints.results.parse import parse_lines
-from images import recipe, render, sources
+from entrypoints.logs.parse import parse_lines
+from entrypoints.nodes.rendezvous import Rendezvous
+from images.build import recipe, render, sources
 
 
 @pytest.mark.parametrize(

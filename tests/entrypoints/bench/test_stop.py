@@ -15,8 +15,8 @@ import pytest
 
 from entrypoints.bench.launching import align
 from entrypoints.launch import signals
-from entrypoints.launch.session import Session
 from entrypoints.launch.signals import Stop
+from entrypoints.nodes.session import Session
 from tests.entrypoints.bench.conftest import Jobs
 from tests.helpers.bench_process import free_port
 from tests.helpers.patience import busy

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from entrypoints.__main__ import main
+from entrypoints.logs.parse import parse_lines
 from entrypoints.results import compare, history
 from entrypoints.results.metrics import metrics, summary
-from entrypoints.results.parse import parse_lines
 
 
 def best(scale: float = 1.0, form: str = "A") -> list[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from entrypoints.__main__ import main
+from entrypoints.drawing.topology import draw
 from entrypoints.errors import UsageError
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology import load
 from entrypoints.topology.document import SCHEMA, to_document
-from entrypoints.topology.draw import draw
 from entrypoints.topology.read_document import parse_document
 from entrypoints.topology.snapshot import take
 from entrypoints.topology.sysfs import read_sysfs

@@ -9,10 +9,10 @@ import time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from entrypoints.drawing.topology import draw
 from entrypoints.errors import NoPlan, UsageError
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology.document import to_document
-from entrypoints.topology.draw import draw
 from entrypoints.topology.load import from_bytes
 from entrypoints.topology.sysfs import read_sysfs
 from entrypoints.topology.tables import describe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints.results.alltoall import MARK
+from entrypoints.logs.alltoall import MARK
 from tests.helpers import torch_python
 
 pytestmark = pytest.mark.torch

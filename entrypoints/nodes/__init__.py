@@ -1,0 +1,1 @@
+"""How nodes meet, agree and exchange records."""

@@ -1,0 +1,1 @@
+"""What runs images: containers of this host, Kubernetes, schedulers."""
