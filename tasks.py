@@ -1,67 +1,42 @@
 """The menu of ./inv: build images, bench them, test and lint. Each task reads its options and makes one call."""
 
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
-from invoke.tasks import task
 
-from images.menu import exit_code
-from images.run.kubernetes import tasks as k8s_tasks
-from images.run.schedulers import tasks as cluster_tasks
+from entrypoints.output import say
+from images.menu import OptionsTask, options_task, task, words
+from images.options import RECIPE, BenchOptions, BuildOptions, Runner
+from images.run.kubernetes import tasks as kubernetes
+from images.run.schedulers import docker, mpi, slurm
 
-RECIPE = "recipe of images/recipes/ (default: deepep-v1 where that exists, else cpu)"
+#: What runs an image on several nodes: each is a part of the menu with its own options, and a task `render`.
+RUNNERS: tuple[Runner[Any], ...] = (kubernetes.RUNNER, slurm.RUNNER, docker.RUNNER, mpi.RUNNER)
 
 
-def verb(name: str, words: list[str], options: dict[str, str]) -> None:
-    """Run a verb of the program here, with those options that are set; its exit code is the task's."""
+def verb(name: str, words: list[str], options: dict[str, str]) -> int:
+    """Run a verb of the program here, with those options that are set, and return its exit code."""
     from entrypoints.__main__ import main
 
-    code = main([name, *words, *(f"--{option}={value}" for option, value in options.items() if value)])
-    if code:
-        raise Exit(code=code)
+    return main([name, *words, *(f"--{option}={value}" for option, value in options.items() if value)])
 
 
-@task(
-    iterable=["source"],
-    help={
-        "recipe": RECIPE,
-        "source": "NAME=PATH: repository or tarball that holds the pinned commit (repeatable)",
-        "engine": "auto or docker",
-        "tag": "name of the image (default epbox:RECIPE)",
-        "push": "push it to the registry that --tag names, and print name@digest, the digest that verify proves",
-        "platform": "such as linux/arm64",
-        "oci": "also write the image to this file, as OCI layout archive with reproducible bytes",
-        "no-cache": "run every step again",
-        "locked": "fail when the mirror no longer has what the lock names, instead of a warning and a label",
-    },
-)
-def build(
-    c: Context,
-    recipe: str = "",
-    source: list[str] | None = None,
-    engine: str = "auto",
-    tag: str = "",
-    push: bool = False,
-    platform: str = "",
-    oci: str = "",
-    no_cache: bool = False,
-    locked: bool = False,
-) -> None:
+@options_task("build", BuildOptions)
+def build(options: BuildOptions) -> None:
     """Build an image from a recipe."""
     from images.build import image as build
-    from images.build import registry, ship
+    from images.build import ship
 
-    with exit_code("build"):
-        if push:
-            registry.ready(tag)
-        name = recipe or build.default_recipe()
-        image = build.build(build.BuildOptions(name, tuple(source or ()), engine, tag or None, platform or None, no_cache, locked))
-        saved = ship.save(image, Path(oci)) if oci else None
-        if push:
-            print(ship.push(image, saved))
+    if options.push:
+        ship.require_registry(options.tag or "")
+    image = build.build(options)
+    saved = ship.save(image, Path(options.oci)) if options.oci else None
+    if options.push:
+        print(ship.push(image, saved))
 
 
 @task(
@@ -73,23 +48,21 @@ def build(
 )
 def render(c: Context, recipe: str = "", out: str = "", check: bool = False) -> None:
     """Write a recipe's Dockerfile, or its whole build context for a plain `docker build`."""
-    from entrypoints.output import say
     from images.build import base, checks, lock, render
     from images.build import image as build
     from images.build.recipe import load_recipe
 
-    with exit_code("render"):
-        if check:
-            checks.rendering(recipe or None)
-            return
-        what = load_recipe(recipe or build.default_recipe())
-        lock.check(what, lock.load(what))
-        if out:
-            render.render_to(what, Path(out), lock.load(what))
-        else:
-            sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
-        if what.base.kind == "debian":
-            say(f"note: no registry has {base.reference(what.base, lock.load(what))}: ./inv build makes it in the engine, once")
+    if check:
+        checks.rendering(recipe or None)
+        return
+    what = load_recipe(recipe or build.default_recipe())
+    lock.check(what, lock.load(what))
+    if out:
+        render.render_to(what, Path(out), lock.load(what))
+    else:
+        sys.stdout.write(render.render_dockerfile(what, lock.load(what)))
+    if what.base.kind == "debian":
+        say(f"note: no registry has {base.reference(what.base, lock.load(what))}: ./inv build makes it in the engine, once")
 
 
 @task(
@@ -106,9 +79,8 @@ def lock(c: Context, recipe: str = "", update: bool = False, source: list[str] |
     from images.build import resolve, sources
     from images.build.recipe import load_recipe
 
-    with exit_code("lock"):
-        what = load_recipe(recipe or build.default_recipe())
-        print(resolve.write(what, update, repositories=sources.parse(source or (), what)))
+    what = load_recipe(recipe or build.default_recipe())
+    print(resolve.write(what, update, repositories=sources.parse(source or (), what)))
 
 
 @task(
@@ -126,12 +98,11 @@ def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | No
     from images.build import examine, verify
     from images.build import image as build
 
-    with exit_code("verify"):
-        if image and not recipe:
-            print("\n".join(f"PASS  {line}" for line in examine.verify_image(image, engine)))
-        else:
-            keep = Path(oci) if oci else None
-            print(verify.verify_recipe(recipe or build.default_recipe(), engine, keep, tuple(source or ()), image or None).text())
+    if image and not recipe:
+        print("\n".join(f"PASS  {line}" for line in examine.verify_image(image, engine)))
+    else:
+        keep = Path(oci) if oci else None
+        print(verify.verify_recipe(recipe or build.default_recipe(), engine, keep, tuple(source or ()), image or None))
 
 
 @task(
@@ -144,55 +115,20 @@ def verify(c: Context, recipe: str = "", image: str = "", source: list[str] | No
 )
 def sbom(c: Context, recipe: str = "", tag: str = "", out: str = "", engine: str = "auto") -> None:
     """Write what an image holds: SPDX and CycloneDX, a provenance statement, and the licences."""
+    from images.build import examine
     from images.build import image as build
-    from images.build import sbom
 
-    with exit_code("sbom"):
-        name = recipe or build.default_recipe()
-        for path in sbom.write(name, tag or f"epbox:{name}", Path(out or f"sbom/{name}"), engine):
-            print(path)
+    name = recipe or build.default_recipe()
+    for path in examine.write_sboms(name, tag or f"epbox:{name}", Path(out or f"sbom/{name}"), engine):
+        print(path)
 
 
-@task(
-    help={
-        "recipe": "default: the one that fits this host",
-        "engine": "auto, docker, or host: no image, the same program straight on this host",
-        "nodes": "containers (or processes) to run as nodes",
-        "ranks": "ranks a node (default: one a GPU, 2 without)",
-        "out": "result folder (default: results/<UTC time>)",
-        "workload": "alltoall, deepep-internode, ... (default: auto)",
-        "runs": "repeat every arm this often",
-        "ablate": "measure what each part of the binding is worth",
-        "baseline": "run the all-to-all of the same shape in turns with DeepEP",
-        "args": "more options for `epbox bench`, in quotes",
-    }
-)
-def bench(
-    c: Context,
-    recipe: str = "",
-    engine: str = "auto",
-    nodes: int = 2,
-    ranks: int = 0,
-    out: str = "",
-    workload: str = "",
-    runs: int = 0,
-    ablate: bool = False,
-    baseline: bool = False,
-    args: str = "",
-) -> None:
+@options_task("bench", BenchOptions)
+def bench(options: BenchOptions) -> int:
     """Build what fits this host, run the bench in it on two nodes, and show the numbers."""
-    import shlex
+    from images.run import host
 
-    from images.run import host as bench_host
-
-    with exit_code("bench"):
-        where = Path(out) if out else None
-        arguments = [*(["--workload", workload] if workload else []), *(["--runs", str(runs)] if runs else [])]
-        arguments += [*(["--ablate"] if ablate else []), *(["--baseline"] if baseline else []), *shlex.split(args)]
-        options = bench_host.BenchOptions(recipe or None, engine, nodes, ranks or None, where, arguments=tuple(arguments))
-        code = bench_host.bench(options)
-    if code:
-        raise Exit(code=code)
+    return host.bench(options)
 
 
 @task(
@@ -201,11 +137,11 @@ def bench(
         "output": "file (default: report.html in the folder; Markdown to standard output)",
         "format": "html or markdown",
         "baseline": "all-to-all result to compare with",
-    },
+    }
 )
-def report(c: Context, folder: str, output: str = "", format: str = "", baseline: str = "") -> None:
+def report(c: Context, folder: str, output: str = "", format: str = "", baseline: str = "") -> int:
     """Write a result folder as one page; needs no container."""
-    verb("report", [folder], {"output": output, "format": format, "baseline": baseline})
+    return verb("report", [folder], {"output": output, "format": format, "baseline": baseline})
 
 
 @task(
@@ -234,13 +170,11 @@ def results(
     min_gbps: list[str] | None = None,
     min_ratio: str = "",
     args: str = "",
-) -> None:
+) -> int:
     """Numbers out of logs and result folders: tables, JSON, gates, comparison, history; needs no container."""
-    import shlex
-
     logs = ["--compare", log, compare] if compare else [log, *(more or ())]
     options = {"format": format, "nodes": str(nodes or ""), "port-gbps": port_gbps, "min-ratio": min_ratio}
-    verb("results", [*logs, *(f"--min-gbps={gate}" for gate in min_gbps or ()), *shlex.split(args)], options)
+    return verb("results", [*logs, *(f"--min-gbps={gate}" for gate in min_gbps or ()), *words(args)], options)
 
 
 @task(
@@ -251,63 +185,61 @@ def results(
         "args": "more options for pytest, in quotes",
     }
 )
-def test(c: Context, container: bool = True, guest: bool = True, gpu_images: bool = False, args: str = "") -> None:
+def test(c: Context, container: bool = True, guest: bool = True, gpu_images: bool = False, args: str = "") -> int:
     """Run the tests, after installing what they use (root, Debian or Ubuntu); --no-container and --no-guest leave the heavy ones out."""
     import os
-    import shlex
-    import subprocess
 
+    from images.command import call
     from tests.helpers import tools
 
     environment = {**os.environ, "EPBOX_TEST_CONTAINER": str(int(container)), "EPBOX_TEST_GUEST": str(int(guest))}
-    words = ["tests/gpu_images"] if gpu_images else ["--numprocesses", str(len(os.sched_getaffinity(0)))]
-    with exit_code("test"):
-        tools.install(container, guest and not gpu_images)
-        code = subprocess.run([sys.executable, "-m", "pytest", *words, *shlex.split(args)], env=environment).returncode
-    if code:
-        raise Exit(code=code)
+    selection = ["tests/gpu_images"] if gpu_images else ["--numprocesses", str(len(os.sched_getaffinity(0)))]
+    tools.install(container, guest and not gpu_images)
+    return call([sys.executable, "-m", "pytest", *selection, *words(args)], env=environment)
 
 
-@task
-def lint(c: Context) -> None:
+@task(help={"fast": "only what takes seconds: no types, no Dockerfiles"})
+def lint(c: Context, fast: bool = False) -> int:
     """Check style, types, shell files and every rendered Dockerfile."""
     from images.build import checks
 
-    with exit_code("lint"):
-        failed = checks.lint()
-    if failed:
-        raise Exit(code=1)
+    return 1 if checks.lint(fast) else 0
 
 
-@task(name="start")
+@task(name="engine.start")
 def engine_start(c: Context) -> None:
     """Start the private engine, unless an engine answers already."""
     from images.build import engine
 
-    with exit_code("engine.start"):
-        print(engine.describe(engine.ensure()))
+    print(engine.describe(engine.ensure()))
 
 
-@task(name="stop")
+@task(name="engine.stop")
 def engine_stop(c: Context) -> None:
     """End the private engine and all that runs in it; other engines are left alone."""
     from images.build import private_engine
 
-    with exit_code("engine.stop"):
-        print("private engine: stopped" if private_engine.stop() else "private engine: not running")
+    print("private engine: stopped" if private_engine.stop() else "private engine: not running")
 
 
-@task(name="status")
+@task(name="engine.status")
 def engine_status(c: Context) -> None:
     """Say which engine answers; exit 10 when none does."""
     from images.build import engine
 
-    with exit_code("engine.status"):
-        print(engine.describe(engine.find()))
+    print(engine.describe(engine.find()))
+
+
+def _render(runner: Runner[Any], options: Any) -> None:
+    sys.stdout.write(runner.render(options))
+    for note in runner.notes(options):
+        say(f"note: {note}")
 
 
 ns = Collection(build, render, lock, verify, sbom, bench, report, results, test, lint)
-ns.add_collection(Collection("engine", engine_start, engine_stop, engine_status))
-ns.add_collection(k8s_tasks.ns, name="k8s")
-for part in cluster_tasks.parts:
-    ns.add_collection(part)
+renderings = [OptionsTask(f"{runner.name}.render", runner.about, runner.options, partial(_render, runner)) for runner in RUNNERS]
+for part_task in (engine_start, engine_stop, engine_status, *renderings, kubernetes.run_on_cluster):
+    part, name = part_task.name.split(".")
+    if part not in ns.collections:
+        ns.add_collection(Collection(part))
+    ns.collections[part].add_task(part_task, name=name)

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from entrypoints.errors import ExitCode, of_signal
+
 VERBS = {
     "bench": "run a workload bound by the plan, and prove it (the default)",
     "doctor": "check this host and container before a run",
@@ -19,59 +21,42 @@ VERBS = {
 }
 
 
-def usage() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {verb.ljust(width)}  {text}" for verb, text in VERBS.items()]
-    return "usage: epbox VERB [options]  (VERB --help tells more)\n\n" + "\n".join(lines) + "\n\nAny other first word is run as a command."
-
-
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
     """Import one verb's module and run it; only that verb's imports are paid for."""
-    from argparse import HelpFormatter
-    from functools import partial
     from importlib import import_module
 
     from entrypoints.parser import OneLineParser
 
     module = import_module(f"entrypoints.verbs.{verb}")
-    formatter = partial(HelpFormatter, width=help_width())
-    parser = OneLineParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False, formatter_class=formatter)
+    parser = OneLineParser(prog=f"epbox {verb}", description=VERBS[verb], allow_abbrev=False)
     module.configure(parser)
     code: int = module.run(parser.parse_args(arguments))
     return code
-
-
-def help_width() -> int:
-    """Columns for help texts by COLUMNS, else by the terminal; argparse itself would import shutil for every option it adds."""
-    try:
-        columns = int(os.environ.get("COLUMNS", ""))
-    except ValueError:
-        columns = 0
-    if columns <= 0:
-        try:
-            columns = os.get_terminal_size(1).columns
-        except OSError:
-            columns = 0
-    return (columns if columns > 0 else 80) - 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else "bench"
     if first in ("-h", "--help", "help"):
-        print(usage())
+        width = max(map(len, VERBS))
+        verbs = "\n".join(f"  {verb.ljust(width)}  {text}" for verb, text in VERBS.items())
+        print(f"usage: epbox VERB [options]  (VERB --help tells more)\n\n{verbs}\n\nAny other first word is run as a command.")
         return 0
     if first == "--version":
         first = "version"
     if first.startswith("-"):
         print(f"epbox: unknown option {first}; see epbox --help", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     if first not in VERBS:
         return run_command(arguments)
     from entrypoints.errors import EPBoxError
 
     if os.getpid() == 1:
-        end_on_signals()
+        # The kernel drops signals of PID 1 that have no handler: without one, `docker stop` would wait and then KILL.
+        import signal
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda received, _: sys.exit(of_signal(received)))
     try:
         return run_verb(first, arguments[1:])
     except EPBoxError as error:
@@ -81,21 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name != "psutil":
             raise
         print(f"epbox {first}: {sys.executable}: this Python has no psutil; install it, or use ./inv's: .venv/bin/python", file=sys.stderr)
-        return 3
+        return ExitCode.PREFLIGHT
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader went away (| head): not an error, but stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-
-
-def end_on_signals() -> None:
-    """As PID 1 the kernel drops signals that have no handler: without one, `docker stop` would wait and then KILL."""
-    import signal
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -104,7 +81,7 @@ def run_command(arguments: Sequence[str]) -> int:
         os.execvp(arguments[0], list(arguments))
     except OSError as error:
         print(f"epbox: {arguments[0]}: {error.strerror}; not a verb and not a command, see epbox --help", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
 
 
 if __name__ == "__main__":

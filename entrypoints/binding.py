@@ -9,7 +9,8 @@ import ctypes
 import errno
 import os
 import platform
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,7 @@ from entrypoints.cpulist import format_list, parse_list
 from entrypoints.errors import PreflightFailed, UsageError
 from entrypoints.placement.model import MemoryPolicy
 
-MODES = {
-    "default": 0,
-    "preferred": 1,
-    "bind": 2,
-    "interleave": 3,
-    "local": 4,
-    "preferred_many": 5,
-    "weighted_interleave": 6,
-}
+MODES = {"default": 0, "preferred": 1, "bind": 2, "interleave": 3, "local": 4, "preferred_many": 5, "weighted_interleave": 6}
 #: What only newer kernels know (5.15 and 6.9); on older ones the call gives EINVAL.
 SINCE = {"preferred_many": "5.15", "weighted_interleave": "6.9"}
 MODE_NAMES = {number: name for name, number in MODES.items()}
@@ -37,15 +30,10 @@ CALL_NUMBERS = {"x86_64": (238, 239), "aarch64": (237, 236)}
 MAX_NODES = 1024
 WORD_BITS = 8 * ctypes.sizeof(ctypes.c_ulong)
 
-PROFILE_REMEDY = (
-    "give the container CAP_SYS_NICE (docker run --cap-add SYS_NICE, Kubernetes securityContext.capabilities.add: [SYS_NICE]) "
-    "or a seccomp profile that allows set_mempolicy, get_mempolicy and mbind"
-)
-
 
 @dataclass(frozen=True)
 class BindMode:
-    """Which parts of a plan are applied: the HCA variables, the affinity, the memory policy."""
+    """The parts of a plan that are applied: the HCA variables, the affinity, the memory policy."""
 
     nic: bool = True
     cpu: bool = True
@@ -71,7 +59,7 @@ class BindMode:
 
 @dataclass(frozen=True)
 class BindReport:
-    """What was asked for and what the kernel says after it. `degradations` are sentences, empty when all was done."""
+    """The binding that was asked for, and the one that the kernel reports. `degradations` are sentences, empty when all was done."""
 
     cpus_planned: tuple[int, ...] = ()
     cpus: tuple[int, ...] = ()
@@ -79,26 +67,14 @@ class BindReport:
     nodes: tuple[int, ...] = ()
     degradations: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """The report as result.json has it in a rank's evidence."""
         return {
-            "cpus_planned": format_list(self.cpus_planned),
+            "planned": {"cpus": format_list(self.cpus_planned)},
             "cpus": format_list(self.cpus),
             "memory": {"policy": self.policy, "nodes": list(self.nodes)},
             "degradations": list(self.degradations),
         }
-
-
-def raw_syscall() -> Callable[..., int]:
-    """libc's syscall(2) as a function that returns the result or minus errno."""
-    function = ctypes.CDLL(None, use_errno=True).syscall
-    function.restype = ctypes.c_long
-
-    def call(number: int, *arguments: Any) -> int:
-        # Varargs are passed as the kernel's longs; plain Python integers would be truncated to 32 bits.
-        result = int(function(ctypes.c_long(number), *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments)))
-        return -ctypes.get_errno() if result < 0 else result
-
-    return call
 
 
 class Kernel:
@@ -106,12 +82,14 @@ class Kernel:
 
     def __init__(self) -> None:
         self.numbers = CALL_NUMBERS.get(platform.machine())
-        self._call: Callable[..., int] | None = None
 
     def syscall(self, number: int, *arguments: Any) -> int:
-        if self._call is None:
-            self._call = raw_syscall()
-        return self._call(number, *arguments)
+        """libc's syscall(2): the result, or minus errno."""
+        function = ctypes.CDLL(None, use_errno=True).syscall
+        function.restype = ctypes.c_long
+        # Varargs are passed as the kernel's longs; plain Python integers would be truncated to 32 bits.
+        result = int(function(ctypes.c_long(number), *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments)))
+        return -ctypes.get_errno() if result < 0 else result
 
     def get_affinity(self) -> tuple[int, ...]:
         return tuple(sorted(os.sched_getaffinity(0)))
@@ -137,21 +115,17 @@ class Kernel:
             return -errno.ENOSYS, ()
         mode = ctypes.c_int(-1)
         mask = (ctypes.c_ulong * (MAX_NODES // WORD_BITS))()
-        result = self.syscall(self.numbers[1], ctypes.byref(mode), ctypes.byref(mask), MAX_NODES + 1, 0, 0)
-        if result < 0:
+        if (result := self.syscall(self.numbers[1], ctypes.byref(mode), ctypes.byref(mask), MAX_NODES + 1, 0, 0)) < 0:
             return result, ()
         nodes = tuple(n for n in range(MAX_NODES) if mask[n // WORD_BITS] >> n % WORD_BITS & 1)
         return mode.value & ~MODE_FLAGS, nodes
 
     def mems_allowed(self) -> tuple[int, ...] | None:
         """The memory nodes of this process's cpuset; None where the kernel does not tell."""
-        try:
-            with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-                for line in status:
-                    if line.startswith("Mems_allowed_list:"):
-                        return parse_list(line.partition(":")[2])
-        except (OSError, ValueError):
-            pass
+        with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("Mems_allowed_list:"):
+                    return parse_list(line.partition(":")[2])
         return None
 
 
@@ -192,54 +166,58 @@ def _bind_cpus(cpus: tuple[int, ...], kernel: Kernel) -> list[str]:
                 f"or widen its cpuset (docker --cpuset-cpus, Kubernetes CPU manager); the rank runs on {has}"
             ]
         if error.errno == errno.EPERM:
-            return [f"affinity: sched_setaffinity was refused (EPERM); {PROFILE_REMEDY.replace('set_mempolicy', 'sched_setaffinity', 1)}"]
+            return [f"affinity: sched_setaffinity was refused (EPERM); {_profile_remedy('sched_setaffinity')}"]
         return [f"affinity: sched_setaffinity of {wanted} failed ({error.strerror}); the rank runs on {has}"]
     except (OverflowError, ValueError) as error:
         return [f"affinity: CPUs {wanted} cannot be set ({error})"]
     actual = kernel.get_affinity()
     if actual == cpus:
         return []
-    missing = format_list(set(cpus) - set(actual))
-    return [
-        f"affinity: the cpuset leaves only CPUs {format_list(actual)} of the planned {wanted} ({missing or 'none'} missing); "
-        "widen the container's cpuset or plan inside it"
-    ]
+    left = f"only CPUs {format_list(actual)} of the planned {wanted} ({format_list(set(cpus) - set(actual)) or 'none'} missing)"
+    return [f"affinity: the cpuset leaves {left}; widen the container's cpuset or plan inside it"]
+
+
+def _profile_remedy(call: str = "set_mempolicy") -> str:
+    """How a container is allowed this call."""
+    from entrypoints.facts.container import need as find  # reads TOML: only for a rank that was refused
+
+    need = find("memory-policy")
+    pod = f"Kubernetes securityContext.capabilities.add: [{need.value}]"
+    return f"give the container CAP_{need.value} (docker run {need.docker}, {pod}) or {need.instead.replace('set_mempolicy', call)}"
 
 
 def _bind_memory(memory: MemoryPolicy, kernel: Kernel) -> list[str]:
     """Set the memory policy; the sentences that say what of it did not happen."""
-    what = f"memory policy {memory.policy}" + (f" on node {format_list(memory.nodes)}" if memory.nodes else "")
+    policy = f"memory policy {memory.policy}" + (f" on node {format_list(memory.nodes)}" if memory.nodes else "")
     local = "pages still follow the rank's cores by first touch"
     if any(not 0 <= node < MAX_NODES for node in memory.nodes):
-        return [f"{what}: no such node; {local}"]
+        return [f"{policy}: no such node; {local}"]
     result = kernel.set_policy(MODES[memory.policy], memory.nodes)
     if result == -errno.EPERM:
-        return [f"{what}: refused (EPERM), the container's seccomp profile blocks set_mempolicy; {PROFILE_REMEDY}; {local}"]
+        return [f"{policy}: refused (EPERM), the container's seccomp profile blocks set_mempolicy; {_profile_remedy()}; {local}"]
     if result == -errno.ENOSYS:
-        return [f"{what}: this kernel or machine has no memory policies (ENOSYS, no CONFIG_NUMA or a sandboxed kernel); {local}"]
+        return [f"{policy}: this kernel or machine has no memory policies (ENOSYS, no CONFIG_NUMA or a sandboxed kernel); {local}"]
     if result == -errno.EINVAL:
-        return [_why_invalid(what, memory, kernel.mems_allowed(), local)]
+        # It has causes that a user can tell apart and cure.
+        allowed = kernel.mems_allowed()
+        outside = set(memory.nodes) - set(allowed) if allowed is not None else set()
+        if outside:
+            return [
+                f"{policy}: node {format_list(outside)} is not in Mems_allowed ({format_list(allowed or ())}); "
+                f"widen the container's cpuset (docker --cpuset-mems, Kubernetes memory manager) or plan inside it; {local}"
+            ]
+        since = SINCE.get(memory.policy)
+        if since:
+            return [f"{policy}: this kernel does not know the mode (EINVAL), it came with Linux {since}; use preferred; {local}"]
+        return [f"{policy}: the kernel refuses it (EINVAL), the node has no memory or does not exist; {local}"]
     if result < 0:
-        return [f"{what}: set_mempolicy failed ({os.strerror(-result)}); {local}"]
+        return [f"{policy}: set_mempolicy failed ({os.strerror(-result)}); {local}"]
     mode, nodes = kernel.get_policy()
     if mode == -errno.EPERM:
-        return [f"{what}: set, but get_mempolicy is refused (EPERM), so it is not confirmed; {PROFILE_REMEDY}"]
+        return [f"{policy}: set, but get_mempolicy is refused (EPERM), so it is not confirmed; {_profile_remedy()}"]
     # MPOL_PREFERRED keeps one node, the lowest of the mask.
     expected = tuple(sorted(set(memory.nodes)))[: 1 if memory.policy == "preferred" else None]
     if mode != MODES[memory.policy] or (expected and nodes != expected):
         name = MODE_NAMES.get(mode, f"mode {mode}")
-        return [f"{what}: the kernel reports {name} on node {format_list(nodes) or 'none'} instead"]
+        return [f"{policy}: the kernel reports {name} on node {format_list(nodes) or 'none'} instead"]
     return []
-
-
-def _why_invalid(what: str, memory: MemoryPolicy, allowed: tuple[int, ...] | None, local: str) -> str:
-    """EINVAL has two causes that a user can tell apart and cure."""
-    outside = set(memory.nodes) - set(allowed) if allowed is not None else set()
-    if outside:
-        return (
-            f"{what}: node {format_list(outside)} is not in Mems_allowed ({format_list(allowed or ())}); "
-            f"widen the container's cpuset (docker --cpuset-mems, Kubernetes memory manager) or plan inside it; {local}"
-        )
-    if memory.policy in SINCE:
-        return f"{what}: this kernel does not know the mode (EINVAL), it came with Linux {SINCE[memory.policy]}; use preferred; {local}"
-    return f"{what}: the kernel refuses it (EINVAL), the node has no memory or does not exist; {local}"

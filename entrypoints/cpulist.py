@@ -1,4 +1,4 @@
-"""The kernel's CPU and node list grammar ("0-3,8,16-31:2/4") and its hexadecimal mask form."""
+"""The kernel's CPU and node list grammar ("0-3,8,16-31:2/4")."""
 
 from collections.abc import Iterable
 
@@ -42,12 +42,3 @@ def format_list(ids: Iterable[int]) -> str:
             parts.append(str(start) if start == previous else f"{start}-{previous}")
         start = previous = i
     return ",".join(parts)
-
-
-def parse_mask(text: str) -> tuple[int, ...]:
-    """Sorted ids of a comma-separated hexadecimal mask, most significant 32-bit word first."""
-    words = [word.strip() for word in text.strip().split(",") if word.strip()]
-    value = 0
-    for word in words:
-        value = value << 32 | int(word, 16)
-    return tuple(i for i in range(value.bit_length()) if value >> i & 1)

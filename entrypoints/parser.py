@@ -1,7 +1,5 @@
 """An argument parser whose errors are the program's own (one line, exit code 2), and options that several verbs share."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from typing import NoReturn
 

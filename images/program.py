@@ -1,4 +1,4 @@
-"""What ./inv runs: invoke with the tasks of this checkout; a wrong word on the command line is one line and exit code 2."""
+"""The program behind ./inv: invoke with the tasks of this checkout; a wrong word on the command line is one line and exit code 2."""
 
 import re
 import sys
@@ -25,21 +25,21 @@ class Menu(Program):
 
 @contextmanager
 def _one_line(words: Sequence[str]) -> Iterator[None]:
-    """What the parser finds wrong in these words, as an Exit with code 2."""
+    """Turn what the parser finds wrong in these words into an Exit with code 2."""
     try:
         yield
     except ParseError as error:
         raise Exit(f"inv: {_plain(str(error))}; ./inv --list names the tasks, ./inv --help TASK their options", 2) from None
     except ValueError as error:  # from int()
-        raise Exit(f"inv: {_value(words, str(error))} is no whole number; ./inv --help TASK tells its options", 2) from None
+        raise Exit(f"inv: {_value(words, str(error))} is not a whole number; ./inv --help TASK tells its options", 2) from None
 
 
 def _plain(message: str) -> str:
     """invoke says `No idea what '--x' is!` and `Flag <Argument: recipe (r)> needed value and was not given one`."""
-    if found := re.match(r"No idea what (.*) is!$", message):
-        return f"{found[1]} is no task and no option"
-    if found := re.match(r"Flag <Argument: ([\w-]+).*needed value", message):
-        return f"--{found[1].replace('_', '-')} needs a value"
+    if match := re.match(r"No idea what (.*) is!$", message):
+        return f"{match[1]} is not a task and not an option"
+    if match := re.match(r"Flag <Argument: ([\w-]+).*needed value", message):
+        return f"--{match[1].replace('_', '-')} needs a value"
     return message.rstrip("!")
 
 

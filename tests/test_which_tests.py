@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from images.build import hostpackages
+from images.build import hostconfig
 from tests.helpers import tools, torch_python
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +53,8 @@ def test_a_missing_tool_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_only_what_a_part_of_the_tests_starts_is_installed_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(tools, "PATH", "/nonexistent")
-    monkeypatch.setattr(hostpackages, "can_install", lambda: True)
-    monkeypatch.setattr(hostpackages, "install", lambda packages, why: installed.append(packages))
+    monkeypatch.setattr(hostconfig, "can_install", lambda: True)
+    monkeypatch.setattr(hostconfig, "install", lambda packages, why: installed.append(packages))
     tools.install(container=False, guest=False)
     tools.install(container=True, guest=True)
     plain, everything = map(set, installed)

@@ -1,1 +1,1 @@
-"""The bench verb's parts: setup, launch, record, gate, table, ablation."""
+"""The bench verb's parts: setup, preflight, arms, launching, record."""

@@ -6,16 +6,15 @@ import os
 import platform
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from entrypoints.diagnosis.model import Finding
+from entrypoints.diagnosis.facts import FILES
 from entrypoints.diagnosis.report import to_json
 from entrypoints.errors import UsageError
-from entrypoints.logs.parse import log_files
-from entrypoints.logs.reader import open_log
+from entrypoints.logs.reader import ends, log_files
+from entrypoints.output import write_atomically
+from entrypoints.results.model import Finding
 
 #: Of a long log its start, where causes are, and its end are kept.
 HEAD, TAIL = 8 << 20, 4 << 20
@@ -31,6 +30,7 @@ _SECRET_NAME = (
 _REDACTIONS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
+        (r"(?s:-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))", "[redacted private key]"),
         (rf"(\b{_SECRET_NAME}[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+|basic\s+)?[^\s\"',;&]+", r"\1[redacted]"),
         (r"(--?[\w-]*(?:token|secret|password|passwd|api-?key)[= ]\s*)\S+", r"\1[redacted]"),
         (r"(\bauthorization:\s*\w+\s+)\S+", r"\1[redacted]"),
@@ -41,13 +41,10 @@ _REDACTIONS = tuple(
         (r"([?&](?:sig|signature|x-amz-signature|x-amz-credential|token)=)[^&\s]+", r"\1[redacted]"),
     )
 )
-_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
 
 def redact(text: str) -> str:
     """The text with passwords, tokens, keys and credentials in addresses taken out."""
-    if "PRIVATE KEY" in text:
-        text = _KEY_BLOCK.sub("[redacted private key]", text)
     for pattern, replacement in _REDACTIONS:
         text = pattern.sub(replacement, text)
     return text
@@ -59,39 +56,35 @@ def safe_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: redact(value) for name, value in sorted(environ.items()) if _ALLOWED.match(name) and not secret.fullmatch(name)}
 
 
-def write_bundle(
-    out: Path, logs: Iterable[Path], findings: Sequence[Finding], facts: Mapping[str, Any], environ: Mapping[str, str] | None = None
-) -> list[str]:
-    """Write the archive (gzip tar) under its final name only when it is whole. Returns the names of its members."""
+def write_bundle(out: Path, logs: Iterable[Path], findings: Sequence[Finding], folder: Path | None) -> list[str]:
+    """Write the archive (gzip tar) under its final name only when it is whole. Returns the names of its members.
+
+    `folder` holds the run's result.json, plan.json and the like.
+    """
     members: dict[str, bytes] = {"diagnosis.json": _json(to_json(findings))}
     for number, name in enumerate(log_files(path for path in logs if str(path) != "-")):
-        members[f"logs/{number:03}-{Path(name).name.removesuffix('.gz')}"] = redact(_ends(name)).encode()
-    folder = facts.get("folder")
-    for name in ("result.json", "plan.json", "doctor.json", "topology.json", "versions.json"):
+        members[f"logs/{number:03}-{Path(name).name.removesuffix('.gz')}"] = redact(ends(name, HEAD, TAIL)).encode()
+    for name in FILES:
         path = folder / name if folder else None
         if path is not None and path.is_file():
             members[name] = redact(path.read_text(encoding="utf-8", errors="replace")).encode()
     members.setdefault("topology.json", _json(_live_topology()))
-    members["environment.json"] = _json(safe_environment(os.environ if environ is None else environ))
+    members["environment.json"] = _json(safe_environment(os.environ))
     members["host.json"] = _json(_host())
-    _write(out, members)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in sorted(members.items()):
+            info = tarfile.TarInfo(f"epbox-bundle/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    try:
+        write_atomically(out, buffer.getvalue())
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(out)) from error
     return sorted(members)
 
 
-def _ends(name: str) -> str:
-    with open_log(name) as stream:
-        head = stream.read(HEAD)
-        tail, left_out = b"", 0
-        while data := stream.read(1 << 20):
-            tail += data
-            if len(tail) > TAIL:
-                left_out += len(tail) - TAIL
-                tail = tail[-TAIL:]
-    notice = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out else b""
-    return (head + notice + tail).decode("utf-8", "replace")
-
-
-def _live_topology() -> dict[str, Any]:
+def _live_topology() -> object:
     try:
         from entrypoints.topology import load
         from entrypoints.topology.document import to_document
@@ -101,8 +94,8 @@ def _live_topology() -> dict[str, Any]:
         return {"unavailable": f"{type(error).__name__}: {error}"}
 
 
-def _host() -> dict[str, Any]:
-    facts: dict[str, Any] = {"system": platform.platform(), "python": platform.python_version()}
+def _host() -> dict[str, str | None]:
+    facts: dict[str, str | None] = {"system": platform.platform(), "python": platform.python_version()}
     for name, path in (
         ("nvidia_driver", "/proc/driver/nvidia/version"),
         ("nvidia_params", "/proc/driver/nvidia/params"),
@@ -116,23 +109,5 @@ def _host() -> dict[str, Any]:
     return facts
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return redact(json.dumps(value, indent=2, default=str)).encode() + b"\n"
-
-
-def _write(out: Path, members: Mapping[str, bytes]) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(out)) from error
-    try:
-        with os.fdopen(handle, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
-            for name, data in sorted(members.items()):
-                info = tarfile.TarInfo(f"epbox-bundle/{name}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        os.replace(temporary, out)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,65 +1,111 @@
 """The signature table as compiled patterns; the table itself is data (signatures.toml)."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from entrypoints.errors import UsageError
+from entrypoints.facts import container, nics, pairs
+from entrypoints.results.ranks import JsonObject
 from entrypoints.toml import load_toml
 
 TABLE = Path(__file__).with_name("signatures.toml")
 SEVERITIES = ("fatal", "warning", "benign")
-_KEYS = {
-    "id", "order", "patterns", "with", "without", "confirm", "finished", "unfailed", "unfailed_with",
-    "weak", "fallback", "benign", "cause", "remedy", "doctor", "source",
-}  # fmt: skip
+_REQUIRED = {"id", "order", "patterns", "cause", "remedy", "source"}
+_OPTIONAL = {"finished", "unfailed", "unfailed_with", "weak", "fallback", "benign", "pair", "container"}
+#: Keys of lists, and their fields.
+_LISTS = {"with": "required", "without": "excluded", "confirm": "confirm", "doctor": "doctor"}
+#: What `[^\n]*` may span: no message is longer, and two of them in a pattern would cost the square of a long line.
+SPAN = 300
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """A pattern of the table. A line that it matches holds one of `words`, in lower case.
+
+    A search for these is far cheaper: 10,000 lines of 400 characters take 2 s, and 9 s when each meets all patterns.
+    """
+
+    text: str
+    regex: re.Pattern[bytes]
+    words: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Signature:
     """One way a cause shows in a log. The meaning of each field is told at the top of signatures.toml."""
 
     id: str
     order: int
-    patterns: tuple[re.Pattern[bytes], ...]
-    #: The patterns as the table has them.
-    texts: tuple[str, ...]
-    #: What a line must hold, in lower case, to match each pattern; b"" where nothing is sure.
-    literals: tuple[bytes, ...]
-    required: tuple[str, ...]
-    excluded: tuple[str, ...]
-    confirm: tuple[str, ...]
-    finished: str
-    unfailed: str | None
-    unfailed_with: str | None
-    weak: bool
-    fallback: bool
+    patterns: tuple[Pattern, ...]
+    required: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    confirm: tuple[str, ...] = ()
+    finished: str = "warning"
+    unfailed: str | None = None
+    unfailed_with: str | None = None
+    weak: bool = False
+    fallback: bool = False
     cause: str
     remedy: str
-    benign: str
-    doctor: tuple[str, ...]
+    benign: str = "a warning; the run finished"
+    doctor: tuple[str, ...] = ()
     source: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """All signatures, and the context patterns they ask for (each is searched once)."""
+    """All signatures, and the context patterns they ask for (each is searched once), by their texts."""
 
     signatures: tuple[Signature, ...]
-    probes: dict[str, tuple[bytes, re.Pattern[bytes]]]
-    #: Found in every line, in lower case, that any pattern matches: one search instead of hundreds.
-    sieve: re.Pattern[bytes]
+    probes: dict[str, Pattern]
+    #: The words of all patterns.
+    words: frozenset[bytes]
 
 
-#: What `[^\n]*` may span: no message is longer, and two of them in a pattern would cost the square of a long line.
-SPAN = 300
+@cache
+def load(path: Path = TABLE) -> Table:
+    """The table of this path. Raises UsageError naming the signature that is wrong."""
+    signatures = []
+    for number, entry in enumerate(load_toml(path).get("signature", []), 1):
+        name = f"{path}: signature {number} ({entry.get('id', 'without id')})"
+        unknown, missing = set(entry) - _REQUIRED - _OPTIONAL - set(_LISTS), _REQUIRED - set(entry)
+        severities = {entry.get("finished", "warning"), entry.get("unfailed", "fatal")} - set(SEVERITIES)
+        if unknown or missing or severities:
+            raise UsageError(f"unknown {sorted(unknown)}, missing {sorted(missing)}, no severities {sorted(severities)}", where=name)
+        try:
+            signatures.append(_signature(entry))
+        except re.error as error:
+            raise UsageError(f"pattern {error.pattern!r}: {error}", where=name) from error
+        except KeyError as error:
+            raise UsageError(f"not in entrypoints/facts: {error}", where=name) from error
+    signatures.sort(key=lambda signature: signature.fallback)
+    texts = {text for item in signatures for text in (*item.required, *item.excluded, *item.confirm, item.unfailed_with) if text}
+    probes = {text: compiled(text) for text in sorted(texts)}
+    patterns = [*probes.values(), *(pattern for signature in signatures for pattern in signature.patterns)]
+    return Table(tuple(signatures), probes, frozenset(word for pattern in patterns for word in pattern.words))
 
 
-def compiled(pattern: str) -> re.Pattern[bytes]:
-    return re.compile(pattern.replace(r"[^\n]*", rf"[^\n]{{0,{SPAN}}}").encode(), re.IGNORECASE)
+def _signature(entry: JsonObject) -> Signature:
+    """A row of the table, with what its remedy quotes of facts/pairs.toml and facts/container.toml. Raises KeyError for an unknown name."""
+    fields = {key: value for key, value in entry.items() if key not in ("pair", "container", *_LISTS)}
+    fields |= {field: tuple(entry.get(key, ())) for key, field in _LISTS.items()}
+    if "pair" in entry:
+        fields["remedy"] = fields["remedy"].replace("{pair}", pairs.by_id(entry["pair"]).remedy)
+    if "container" in entry:
+        fields["remedy"] = fields["remedy"].replace("{container}", container.advice(*entry["container"]))
+    foreign = "|".join(nics.foreign_names())
+    fields["patterns"] = tuple(compiled(text.replace("FOREIGN_NIC", foreign)) for text in entry["patterns"])
+    return Signature(**fields)
+
+
+def compiled(text: str) -> Pattern:
+    """A pattern of the table, ready for lines as bytes. Raises re.error."""
+    regex = re.compile(text.replace(r"[^\n]*", rf"[^\n]{{0,{SPAN}}}").encode(), re.IGNORECASE)
+    return Pattern(text, regex, tuple(word.encode() for word in sure_words(text) or ("",)))
 
 
 def trie(words: Iterable[str]) -> str:
@@ -73,152 +119,39 @@ def trie(words: Iterable[str]) -> str:
     return parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})"
 
 
-def _probe(text: str) -> tuple[bytes, re.Pattern[bytes]]:
-    pattern = compiled(text)
-    return literal(text), pattern
+#: Escapes, classes, heads of groups, quantifiers and characters of a pattern.
+_TOKENS = re.compile(r"\\x..|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?P<\w+>|\?<?[=!:])?|\{[\d,]+\}|.")
 
 
-def literal(pattern: str) -> bytes:
-    """The longest text that every match of a pattern holds, in lower case: a search for it is far cheaper than one for the pattern.
+def sure_words(pattern: str) -> tuple[str, ...]:
+    """Texts of which every match of a pattern holds one, in lower case; () where none is sure."""
+    return _of_alternatives(iter(_TOKENS.findall(pattern)))
 
-    Only plain characters outside groups and classes are looked at; b"" where none is sure.
-    """
-    runs, run, place = [""], "", 0
-    while place < len(pattern):
-        char, step = pattern[place], 1
-        if char == "\\":
-            escaped = pattern[place + 1]
-            # A class, an anchor or a number; anything else stands for itself.
-            char, step = ("", 4 if escaped == "x" else 2) if escaped.isalnum() else (escaped, 2)
-        elif char == "[":
-            char, step = "", pattern.index("]", place + 2 + (pattern[place + 1] == "^")) + 1 - place
-        elif char == "(":
-            char, step = "", _group(pattern, place)
-        elif char == "|":
-            return b""
-        elif char in "*?{":
-            # What stands before it may be absent.
-            run, char, step = run[:-1], "", pattern.index("}", place) + 1 - place if char == "{" else 1
-        elif char in "+.^$":
-            char = ""
-        if char:
-            run += char
+
+def _of_alternatives(tokens: Iterator[str]) -> tuple[str, ...]:
+    """The sure words of what stands before the end of the pattern or group; those of each alternative, if each has some."""
+    alternatives: list[list[str | tuple[str, ...]]] = [[]]
+    for token in tokens:
+        parts = alternatives[-1]
+        if token == ")":
+            break
+        if token == "|":
+            alternatives.append([])
+        elif token.startswith("("):
+            words = _of_alternatives(tokens)
+            parts.append(() if token in ("(?=", "(?!", "(?<=", "(?<!") else words)
+        elif token in ("*", "?") or (token.startswith("{") and len(token) > 1):
+            parts[-1] = ()  # what stands before it may be absent
+        elif token in "+.^$" or token.startswith("[") or token[1:2].isalnum():
+            parts.append(())
         else:
-            runs.append(run)
-            run = ""
-        place += step
-    return max([*runs, run], key=len).lower().encode()
+            parts.append(token[-1].lower())
+    words_of = [_longest(parts) for parts in alternatives]
+    return tuple(word for words in words_of for word in words) if all(words_of) else ()
 
 
-def sure(pattern: str) -> tuple[bytes, ...]:
-    """Texts of which every match of a pattern holds one, in lower case; () where none is sure.
-
-    `literal` where there is one; else those of the alternatives, of the pattern or of one group that must be there.
-    """
-    one = literal(pattern)
-    choices: list[tuple[bytes, ...]] = [(one,)] if one else []
-    parts = _alternatives(pattern)
-    if len(parts) > 1:
-        choices += [_sure_of_all(parts)]
-    else:
-        for place, char, step in _steps(pattern):
-            if char == "(" and pattern[place + step : place + step + 1] not in ("?", "*", "{"):
-                choices += [_sure_of_all(_alternatives(_inside(pattern[place : place + step])))]
-    return max(choices, key=lambda words: min(map(len, words), default=0), default=())
-
-
-def _sure_of_all(parts: list[str]) -> tuple[bytes, ...]:
-    words = [sure(part) for part in parts]
-    return tuple(word for each in words for word in each) if all(words) else ()
-
-
-def _inside(group: str) -> str:
-    """What a group matches; nothing for one that only looks around."""
-    if group.startswith(("(?=", "(?!", "(?<=", "(?<!")):
-        return ""
-    return re.sub(r"\A\((?:\?:|\?P<\w+>)?", "", group)[:-1]
-
-
-def _alternatives(pattern: str) -> list[str]:
-    """The alternatives of a pattern, those inside groups left alone."""
-    found, start = [], 0
-    for place, char, _ in _steps(pattern):
-        if char == "|":
-            found.append(pattern[start:place])
-            start = place + 1
-    return [*found, pattern[start:]]
-
-
-def _steps(pattern: str) -> Iterator[tuple[int, str, int]]:
-    """(place, first character, length) of each character, escape, class and group of a pattern."""
-    place = 0
-    while place < len(pattern):
-        char, step = pattern[place], 1
-        if char == "\\":
-            step = 2
-        elif char == "[":
-            step = pattern.index("]", place + 2 + (pattern[place + 1] == "^")) + 1 - place
-        elif char == "(":
-            step = _group(pattern, place)
-        yield place, char, step
-        place += step
-
-
-def _group(pattern: str, place: int) -> int:
-    """The length of the group that begins here."""
-    depth, at = 0, place
-    while True:
-        char = pattern[at]
-        if char == "\\":
-            at += 1
-        elif char == "[":
-            at = pattern.index("]", at + 2 + (pattern[at + 1] == "^"))
-        depth += {"(": 1, ")": -1}.get(char, 0)
-        at += 1
-        if not depth:
-            return at - place
-
-
-@cache
-def load(path: Path = TABLE) -> Table:
-    """The table of this path. Raises UsageError naming the signature that is wrong."""
-    signatures = []
-    for number, entry in enumerate(load_toml(path).get("signature", []), 1):
-        name = f"{path}: signature {number} ({entry.get('id', 'without id')})"
-        unknown = set(entry) - _KEYS
-        missing = {"id", "order", "patterns", "cause", "remedy", "source"} - set(entry)
-        severities = {entry.get("finished", "warning"), entry.get("unfailed", "fatal")} - set(SEVERITIES)
-        if unknown or missing or severities:
-            raise UsageError(f"unknown {sorted(unknown)}, missing {sorted(missing)}, no severities {sorted(severities)}", where=name)
-        try:
-            signatures.append(_signature(entry))
-        except re.error as error:
-            raise UsageError(f"pattern {error.pattern!r}: {error}", where=name) from error
-    signatures.sort(key=lambda item: item.fallback)
-    texts = {text for item in signatures for text in (*item.required, *item.excluded, *item.confirm, item.unfailed_with) if text}
-    words = {word for text in (*texts, *(each for item in signatures for each in item.texts)) for word in sure(text) or (b"",)}
-    sieve = re.compile(trie(sorted(word.decode() for word in words)).encode())
-    return Table(tuple(signatures), {text: _probe(text) for text in sorted(texts)}, sieve)
-
-
-def _signature(entry: dict[str, Any]) -> Signature:
-    return Signature(
-        id=entry["id"],
-        order=entry["order"],
-        patterns=tuple(compiled(pattern) for pattern in entry["patterns"]),
-        texts=tuple(entry["patterns"]),
-        literals=tuple(literal(pattern) for pattern in entry["patterns"]),
-        required=tuple(entry.get("with", ())),
-        excluded=tuple(entry.get("without", ())),
-        confirm=tuple(entry.get("confirm", ())),
-        finished=entry.get("finished", "warning"),
-        unfailed=entry.get("unfailed"),
-        unfailed_with=entry.get("unfailed_with"),
-        weak=entry.get("weak", False),
-        fallback=entry.get("fallback", False),
-        cause=entry["cause"],
-        remedy=entry["remedy"],
-        benign=entry.get("benign", "a warning; the run finished"),
-        doctor=tuple(entry.get("doctor", ())),
-        source=entry["source"],
-    )
+def _longest(parts: Sequence[str | tuple[str, ...]]) -> tuple[str, ...]:
+    """Of single characters in a row, and of words of which one must be there, those that say the most."""
+    texts = [("".join(map(str, run)),) for is_text, run in groupby(parts, lambda part: isinstance(part, str)) if is_text]
+    groups = [part for part in parts if isinstance(part, tuple)]
+    return max([*texts, *groups], key=lambda words: min(map(len, words), default=0), default=())

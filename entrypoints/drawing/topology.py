@@ -1,15 +1,16 @@
 """A host as one self-contained SVG: packages, NUMA nodes, switches, GPUs, HCAs, and which rank got what."""
 
-from collections.abc import Sequence
-from xml.sax.saxutils import escape
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape as html_escape
 
 from entrypoints.cpulist import format_list
-from entrypoints.drawing.boxes import GAP, PAD, Anchors, Box, Frame, flow, stack, text
-from entrypoints.drawing.cards import Assignment, card_width, colour, cpu_strip, gpu_card, hca_card
-from entrypoints.drawing.groups import Group, groups_of
-from entrypoints.placement.model import Plan
-from entrypoints.topology.model import Gpu, Hca, NumaNode, Topology
+from entrypoints.placement.devices import NEAR, active_ports, is_active
+from entrypoints.placement.model import Plan, RankPlan
+from entrypoints.topology.model import Gpu, Hca, NumaNode, Port, Topology
 from entrypoints.topology.tables import memory
+from entrypoints.topology.values import bus_id
 
 #: Page width at which boxes wrap, by the number of devices: a screen for 8 GPUs, a poster for 64.
 NARROW, WIDE, MANY = 1360.0, 2330.0, 48
@@ -34,11 +35,59 @@ text { font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill
 .up { fill: #2f9e4f; } .off { fill: none; stroke: #c24a4a; stroke-width: 1.6; }
 .path { fill: none; stroke-width: 2.4; stroke-linecap: round; opacity: .85; }
 """
+#: Fill of a rank's badge and line: dark enough for white text, light enough for a dark page.
+COLOURS = ("#0f6fb8", "#c2410c", "#15803d", "#a21caf", "#a16207", "#0e7490", "#be123c", "#5b54d6")
+CARD, LINE = 148.0, 15.0
+PAD, GAP, TITLE = 12, 12, 22
+
+#: Where the line of a rank begins and ends, by device: centre of the lower edge, centre of the upper edge, height.
+Anchors = dict[tuple[str, str], tuple[float, float, float]]
+Paint = Callable[[float, float, Anchors], list[str]]
+
+
+@dataclass
+class Box:
+    """A rectangle of known size; `paint(x, y, anchors)` gives the SVG of it and of what is in it, where its owner wants it."""
+
+    width: float
+    height: float
+    paint: Paint
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The plan, looked up from the devices' side."""
+
+    by_gpu: Mapping[int, RankPlan] = field(default_factory=dict)
+    by_hca: Mapping[str, list[RankPlan]] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    ranks: Sequence[RankPlan] = ()
+
+    @staticmethod
+    def of(plan: Plan | None) -> "Assignment":
+        """An empty assignment when there is no plan."""
+        if plan is None:
+            return Assignment()
+        by_gpu = {rank.gpu_index: rank for rank in plan.ranks if rank.gpu_index is not None}
+        by_hca: dict[str, list[RankPlan]] = {}
+        for rank in plan.ranks:
+            if rank.hca:
+                by_hca.setdefault(rank.hca, []).append(rank)
+        return Assignment(by_gpu, by_hca, dict(plan.excluded), plan.ranks)
+
+
+@dataclass
+class Group:
+    """Devices in one frame."""
+
+    title: str
+    gpus: list[Gpu] = field(default_factory=list)
+    hcas: list[Hca] = field(default_factory=list)
 
 
 def draw(topology: Topology, plan: Plan | None = None) -> str:
     """The SVG text. With a plan, ranks stand on their GPU, HCA and CPUs, and a line joins GPU and HCA."""
-    assignment = Assignment.of(plan, topology.gpus)
+    assignment = Assignment.of(plan)
     devices = len(topology.gpus) + len(topology.hcas)
     page = WIDE if devices > MANY else NARROW
     room = page - 2 * PAD
@@ -49,7 +98,7 @@ def draw(topology: Topology, plan: Plan | None = None) -> str:
     notes = _notes(topology, plan)
     width = max(body.width + 4 * PAD, 760)
     height = top + body.height + 2 * PAD + 18 * len(notes)
-    title = f"{topology.hostname or _short(topology.source)}"
+    title = topology.hostname or topology.source.rstrip("/").rpartition("/")[2] or topology.source
     counts = f"{len(topology.gpus)} GPUs, {len(topology.hcas)} HCAs, {len(topology.numa_nodes)} NUMA nodes, {len(topology.cpus)} CPUs"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img">',
@@ -65,10 +114,6 @@ def draw(topology: Topology, plan: Plan | None = None) -> str:
     for i, note in enumerate(notes):
         lines.append(text(2 * PAD, top + body.height + 2 * PAD + 18 * i, note, "small", room=width - 4 * PAD, size=6.5))
     return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _short(source: str) -> str:
-    return source.rstrip("/").rpartition("/")[2] or source
 
 
 def _packages(topology: Topology, assignment: Assignment, room: float) -> list[Box]:
@@ -87,12 +132,12 @@ def _packages(topology: Topology, assignment: Assignment, room: float) -> list[B
         if package is None:
             boxes += frames
         else:
-            boxes.append(Frame(f"Package {package}", "package", flow(frames, inner)).box())
-    known = {node.id for node in topology.numa_nodes}
-    lost = Group("", [g for g in topology.gpus if g.numa_node not in known], [h for h in topology.hcas if h.numa_node not in known])
+            boxes.append(frame(f"Package {package}", "package", flow(frames, inner)))
+    node_ids = {node.id for node in topology.numa_nodes}
+    lost = Group("", [g for g in topology.gpus if g.numa_node not in node_ids], [h for h in topology.hcas if h.numa_node not in node_ids])
     if lost.gpus or lost.hcas:
         content = _content(topology, lost.gpus, lost.hcas, assignment, room - 2 * PAD)
-        boxes.append(Frame("NUMA node unknown", "unknown", content).box())
+        boxes.append(frame("NUMA node unknown", "unknown", content))
     return boxes
 
 
@@ -106,14 +151,15 @@ def _node(topology: Topology, node: NumaNode, assignment: Assignment, room: floa
         note += " (not allowed)"
     strip = cpu_strip(node, assignment, max(content.width, 260))
     inside = stack([strip, content] if strip and content.height else [strip] if strip else [content])
-    return Frame(title, "node", inside, note, least=200).box()
+    return frame(title, "node", inside, note, least=200)
 
 
 def _content(topology: Topology, gpus: Sequence[Gpu], hcas: Sequence[Hca], assignment: Assignment, room: float) -> Box:
     """Switches side by side, then what is behind no shared switch."""
-    width = card_width(topology.gpus, topology.hcas)
+    # One width for all cards, so that the longest HCA name fits beside a badge.
+    width = max([CARD, *(7.4 * min(len(hca.id), 26) + 72 for hca in topology.hcas)])
     grouped, loose = groups_of(topology, gpus, hcas)
-    boxes = [Frame(group.title, "switch", _devices(group, assignment, width, room - 2 * PAD)).box() for group in grouped]
+    boxes = [frame(group.title, "switch", _devices(group, assignment, width, room - 2 * PAD)) for group in grouped]
     rest = _devices(loose, assignment, width, room)
     parts = [flow(boxes, room)] if boxes else []
     if loose.gpus or loose.hcas:
@@ -172,7 +218,7 @@ def _legend(x: float, y: float, planned: bool) -> list[str]:
 
 
 def _notes(topology: Topology, plan: Plan | None) -> list[str]:
-    """What has no place in the picture: GPU memory nodes, unnamed bus ids, warnings."""
+    """Notes on what has no place in the picture: GPU memory nodes, unnamed bus ids, warnings."""
     notes = []
     gpu_nodes = [node.id for node in topology.numa_nodes if node.gpu_memory]
     if gpu_nodes:
@@ -182,3 +228,253 @@ def _notes(topology: Topology, plan: Plan | None) -> list[str]:
     if len(warnings) > 4:
         notes.append(f"... and {len(warnings) - 4} more warnings")
     return notes
+
+
+def colour(rank: int) -> str:
+    return COLOURS[rank % len(COLOURS)]
+
+
+def badge(right: float, y: float, words: str, rank: int, pad: float = 12) -> tuple[str, float]:
+    """A pill that ends at `right`, and its width."""
+    width = 6.9 * len(words) + pad
+    pill = f'<rect x="{right - width:g}" y="{y:g}" width="{width:g}" height="16" rx="8" fill="{colour(rank)}"/>'
+    label = f'<text x="{right - width / 2:g}" y="{y + 12:g}" class="pill" text-anchor="middle">{escape(words)}</text>'
+    return pill + label, width
+
+
+def gpu_card(gpu: Gpu, assignment: Assignment, width: float) -> Box:
+    """Index, bus id, name; with a plan its rank, the HCA it got and the level to it."""
+    rank = assignment.by_gpu.get(gpu.index)
+    lines = [gpu.pci or "bus id unknown"]
+    if gpu.name:
+        lines.append(gpu.name.removeprefix("NVIDIA "))
+    if rank and rank.hca:
+        lines.append(f"{rank.path or 'level unknown'} to {rank.hca}:{rank.port or 1}")
+    elif rank and assignment.by_hca:
+        lines.append("no HCA")
+    height = 24 + LINE * len(lines)
+
+    def paint(x: float, y: float, anchors: Anchors) -> list[str]:
+        anchors["gpu", str(gpu.index)] = (x + width / 2, y, height)
+        parts = [rectangle(x, y, width, height, "card gpu")]
+        parts.append(text(x + 8, y + 17, f"GPU {gpu.index}", "name"))
+        if rank:
+            parts.append(badge(x + width - 6, y + 5, f"rank {rank.local_rank}", rank.local_rank)[0])
+        for i, line in enumerate(lines):
+            parts.append(text(x + 8, y + 32 + LINE * i, line, "mono" if i == 0 and gpu.pci else "small", room=width - 14, size=6.8))
+        return parts
+
+    return Box(width, height, paint)
+
+
+def hca_card(hca: Hca, assignment: Assignment, width: float) -> Box:
+    """Name, bus id, one line a port with state and rate; with a plan the ranks on it, or why it is left out."""
+    ranks = assignment.by_hca.get(hca.id, [])
+    reason = assignment.excluded.get(hca.id) or assignment.excluded.get(hca.label)
+    lines = [("mono", hca.pci or (hca.label if hca.label != hca.id else "bus id unknown"))]
+    if hca.physical_function:
+        lines.append(("small", f"VF of {hca.physical_function}"))
+    marks = {True: "up", False: "off", None: "small"}
+    lines += [(marks[is_active(port)], port_line(port, len(hca.ports) > 1)) for port in hca.ports]
+    if not hca.ports:
+        lines.append(("small", "port state unknown"))
+    if reason and not ranks:
+        lines += [("small why", line) for line in wrap(f"not used: {reason}", int((width - 14) / 6.6), 3)]
+    many = len(ranks) > 2
+    height = 24 + LINE * (len(lines) + (1 if many else 0))
+    style = "hca" if active_ports(hca) or not hca.ports else "down"
+
+    def paint(x: float, y: float, anchors: Anchors) -> list[str]:
+        anchors["hca", hca.id] = (x + width / 2, y, height)
+        dim = ' opacity="0.62"' if assignment.ranks and not ranks else ""
+        parts = [f"<g{dim}>", rectangle(x, y, width, height, f"card {style}")]
+        parts.append(text(x + 8, y + 17, hca.id, "name", room=width - 14, size=7.4))
+        right = x + width - 6
+        for rank in [] if many else reversed(ranks):
+            words = f"rank {rank.local_rank}" if len(ranks) == 1 else str(rank.local_rank)
+            pill, used = badge(right, y + 5, words, rank.local_rank)
+            parts.append(pill)
+            right -= used + 3
+        for i, (kind, line) in enumerate(lines):
+            base = y + 32 + LINE * i
+            if kind in ("up", "off"):
+                parts.append(f'<circle cx="{x + 12:g}" cy="{base - 4:g}" r="3.5" class="{kind}"/>')
+                parts.append(text(x + 20, base, line, "small", room=width - 26, size=6.8))
+            else:
+                parts.append(text(x + 8, base, line, kind, room=width - 14, size=6.8))
+        if many:
+            parts += _crowd(ranks, x + 6, x + width - 6, y + height - 19)
+        return [*parts, "</g>"]
+
+    return Box(width, height, paint)
+
+
+def _crowd(ranks: Sequence[RankPlan], left: float, right: float, y: float) -> list[str]:
+    """A pill for each of many ranks, or one for all where they do not fit."""
+    words = [str(rank.local_rank) for rank in ranks]
+    if sum(6.9 * len(word) + 9 for word in words) > right - left:
+        return [badge(right, y, f"{len(ranks)} ranks: {format_list(rank.local_rank for rank in ranks)}", ranks[0].local_rank)[0]]
+    parts = []
+    for rank, word in zip(reversed(ranks), reversed(words), strict=True):
+        pill, used = badge(right, y, word, rank.local_rank, 8)
+        parts.append(pill)
+        right -= used + 1
+    return parts
+
+
+def wrap(words: str, room: int, most: int) -> list[str]:
+    """Up to `most` lines of `room` characters, the last one with what is left over (it is cut when it is drawn)."""
+    lines = textwrap.wrap(words, room, break_long_words=False, break_on_hyphens=False)
+    return [*lines[: most - 1], " ".join(lines[most - 1 :])] if len(lines) >= most else lines
+
+
+def port_line(port: Port, numbered: bool) -> str:
+    """State, rate and link layer of a port in a few words."""
+    rate = "" if port.rate_gbit is None else f" {port.rate_gbit:g}G"
+    layer = {"InfiniBand": " IB", "Ethernet": " Eth"}.get(port.link_layer or "", "")
+    return f"{f'{port.number}: ' if numbered else ''}{port.state or 'state unknown'}{rate}{layer}"
+
+
+def cpu_strip(node: NumaNode, assignment: Assignment, width: float) -> Box | None:
+    """The node's CPUs as a bar, a part for each rank in proportion to its CPUs; None for a node without CPUs."""
+    if not node.cpus:
+        return None
+    cpus_here = set(node.cpus)
+    parts = [(rank, cpus_here.intersection(rank.cpus)) for rank in assignment.ranks if cpus_here.intersection(rank.cpus)]
+    free = cpus_here.difference(*(cpus for _, cpus in parts)) if parts else set()
+
+    def paint(x: float, y: float, _anchors: Anchors) -> list[str]:
+        lines = [rectangle(x, y, width, 20, "cpus", 4)]
+        if not parts:
+            return [*lines, text(x + 8, y + 14, f"{len(cpus_here)} CPUs: {format_list(cpus_here)}", "small", room=width - 12, size=6.7)]
+        scale = width / sum(len(cpus) for cpus in [*(cpus for _, cpus in parts), free])
+        at = x
+        for rank, cpus in parts:
+            wide = len(cpus) * scale
+            words = f"rank {rank.local_rank}: {format_list(cpus)}"
+            lines.append(
+                f'<rect x="{at + 1:g}" y="{y + 1:g}" width="{max(wide - 2, 1):g}" height="18" rx="3" fill="{colour(rank.local_rank)}"/>'
+            )
+            if wide > 14:
+                displayed = words if 6.9 * len(words) <= wide - 8 else words.removeprefix("rank ")
+                lines.append(text(at + 6, y + 14, displayed, "pill left", room=wide - 8, size=6.9))
+            at += wide
+        if free and len(free) * scale > 60:
+            lines.append(text(at + 6, y + 14, f"{len(free)} free", "small", room=len(free) * scale - 8))
+        return lines
+
+    return Box(width, 20, paint)
+
+
+def groups_of(topology: Topology, gpus: Sequence[Gpu], hcas: Sequence[Hca]) -> tuple[list[Group], Group]:
+    """Groups of at least two devices behind one switch or card, and the devices that share nothing but the node."""
+    groups = _by_path(gpus, hcas)
+    if topology.levels:
+        groups += _by_level(topology, [g for g in gpus if not g.pci_path], [h for h in hcas if not h.pci_path])
+    inside_gpus = {gpu.index for group in groups for gpu in group.gpus}
+    inside_hcas = {hca.label for group in groups for hca in group.hcas}
+    loose = Group("", [gpu for gpu in gpus if gpu.index not in inside_gpus], [hca for hca in hcas if hca.label not in inside_hcas])
+    groups.sort(key=lambda group: min((gpu.index for gpu in group.gpus), default=1 << 20))
+    return groups, loose
+
+
+def _by_path(gpus: Sequence[Gpu], hcas: Sequence[Hca]) -> list[Group]:
+    """One group a topmost bridge that several devices share, named by the lowest bridge that all of them share."""
+    by_top: dict[str, list[Gpu | Hca]] = {}
+    every: tuple[Gpu | Hca, ...] = (*gpus, *hcas)
+    for device in every:
+        bridges = [pci for pci in device.pci_path if bus_id(pci) == pci]
+        if bridges:
+            by_top.setdefault(bridges[0], []).append(device)
+    groups = []
+    for devices in by_top.values():
+        if len(devices) < 2:
+            continue
+        paths = [[pci for pci in device.pci_path if bus_id(pci) == pci] for device in devices]
+        common = 0
+        while all(len(path) > common and path[common] == paths[0][common] for path in paths):
+            common += 1
+        name = paths[0][common - 1]
+        slots = {(device.pci or "").rpartition(".")[0] for device in devices}
+        title = f"card at {name}" if len(slots) == 1 else f"switch {name}"
+        groups.append(Group(title, [d for d in devices if isinstance(d, Gpu)], [d for d in devices if isinstance(d, Hca)]))
+    return groups
+
+
+def _by_level(topology: Topology, gpus: Sequence[Gpu], hcas: Sequence[Hca]) -> list[Group]:
+    """Groups joined by PIX or PXB in a source that states levels."""
+    groups: list[Group] = []
+    for gpu in gpus:
+        near = [hca for hca in hcas if topology.levels.get((gpu.index, hca.label)) in NEAR]
+        if near:
+            joined = [group for group in groups if any(hca in group.hcas for hca in near)]
+            members = [hca for group in joined for hca in group.hcas]
+            groups = [group for group in groups if group not in joined]
+            groups.append(Group("", [*(other for group in joined for other in group.gpus), gpu], list(dict.fromkeys([*members, *near]))))
+    for group in groups:
+        levels = {topology.levels.get((gpu.index, hca.label)) for gpu in group.gpus for hca in group.hcas}
+        group.title = " and ".join(level for level in NEAR if level in levels)
+    return groups
+
+
+def escape(words: str) -> str:
+    """Text for the content of an element."""
+    return html_escape(words, quote=False)
+
+
+def text(x: float, y: float, words: str, style: str = "", anchor: str = "start", room: float | None = None, size: float = 6.6) -> str:
+    """One line of text, cut with an ellipsis to `room` pixels at about `size` pixels a character."""
+    displayed = words
+    if room is not None and len(words) * size > room:
+        displayed = words[: max(1, int(room / size) - 1)].rstrip(" ,-") + "…"
+    alignment = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    full = f"<title>{escape(words)}</title>" if displayed != words else ""
+    return f'<text x="{x:g}" y="{y:g}" class="{style}"{alignment}>{escape(displayed)}{full}</text>'
+
+
+def rectangle(x: float, y: float, width: float, height: float, style: str, radius: float = 6) -> str:
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" class="{style}"/>'
+
+
+def stack(boxes: Sequence[Box], gap: float = GAP, across: bool = False) -> Box:
+    """Boxes one under the other, left edges in line; with `across` side by side, upper edges in line."""
+
+    def paint(x: float, y: float, anchors: Anchors) -> list[str]:
+        lines: list[str] = []
+        for box in boxes:
+            lines += box.paint(x, y, anchors)
+            x += box.width + gap if across else 0
+            y += 0 if across else box.height + gap
+        return lines
+
+    widths, heights, gaps = [box.width for box in boxes], [box.height for box in boxes], gap * max(0, len(boxes) - 1)
+    if across:
+        return Box(sum(widths) + gaps, max(heights, default=0), paint)
+    return Box(max(widths, default=0), sum(heights) + gaps, paint)
+
+
+def flow(boxes: Sequence[Box], room: float, gap: float = GAP) -> Box:
+    """Boxes side by side from the left, wrapped where the next one would pass `room`."""
+    lines: list[list[Box]] = []
+    width = 0.0
+    for box in boxes:
+        if not lines or width + gap + box.width > room:
+            lines.append([])
+            width = -gap
+        lines[-1].append(box)
+        width += gap + box.width
+    return stack([stack(line, gap, across=True) for line in lines], gap)
+
+
+def frame(title: str, style: str, inside: Box, note: str = "", least: float = 0) -> Box:
+    """A box with a titled frame around it, wide enough for its title and note."""
+    width = max(inside.width, least, 6.9 * len(title) + 6.2 * len(note) + (10 if note else 0)) + 2 * PAD
+    height = inside.height + 2 * PAD + TITLE - 4
+
+    def paint(x: float, y: float, anchors: Anchors) -> list[str]:
+        lines = [rectangle(x, y, width, height, f"frame {style}", 8), text(x + PAD, y + TITLE - 4, title, f"title {style}")]
+        if note:
+            lines.append(text(x + width - PAD, y + TITLE - 4, note, "small", "end"))
+        return lines + inside.paint(x + PAD, y + TITLE + PAD - 4, anchors)
+
+    return Box(width, height, paint)

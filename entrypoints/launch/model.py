@@ -1,27 +1,18 @@
-"""What a launch is given and what it leaves: commands and options in, outcomes out."""
+"""Commands and options of a launch, and its outcomes."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from entrypoints.binding import BindMode
+from entrypoints.nodes.session import Session
 from entrypoints.placement.model import RankPlan
-
-if TYPE_CHECKING:
-    from entrypoints.nodes.session import Session
+from entrypoints.results.ranks import RankRecord
 
 #: Variables that choose an HCA; they are left out of a rank's environment when `nic` is not bound.
 NIC_VARIABLES = frozenset(
-    {
-        "NVSHMEM_HCA_LIST",
-        "NVSHMEM_HCA_PREFIX",
-        "NVSHMEM_HCA_PE_MAPPING",
-        "NVSHMEM_ENABLE_NIC_PE_MAPPING",
-        "NCCL_IB_HCA",
-        "EP_NIC_NAME",
-    }
+    ("NVSHMEM_HCA_LIST", "NVSHMEM_HCA_PREFIX", "NVSHMEM_HCA_PE_MAPPING", "NVSHMEM_ENABLE_NIC_PE_MAPPING", "NCCL_IB_HCA", "EP_NIC_NAME")
 )
 
 
@@ -35,15 +26,11 @@ class RankCommand:
     #: Global rank; the prefix and the log file are named by it.
     rank: int = 0
 
-    def environment(self, mode: BindMode, local_ranks: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The whole environment of the rank."""
+    def environment(self, mode: BindMode, local_ranks: int) -> dict[str, str]:
+        """All variables of the rank: this process's and its own."""
         planned = {name: value for name, value in self.plan.env.items() if mode.nic or name not in NIC_VARIABLES}
-        own = {
-            "EPBOX_RANK": str(self.rank),
-            "EPBOX_LOCAL_RANK": str(self.plan.local_rank),
-            "EPBOX_LOCAL_RANKS": str(local_ranks),
-        }
-        return {**(os.environ if base is None else base), **self.env, **planned, **own}
+        local = {"EPBOX_LOCAL_RANK": str(self.plan.local_rank), "EPBOX_LOCAL_RANKS": str(local_ranks)}
+        return {**os.environ, **self.env, **planned, "EPBOX_RANK": str(self.rank), **local}
 
 
 @dataclass(frozen=True)
@@ -59,18 +46,16 @@ class LaunchOptions:
     total_timeout_s: float | None = None
     #: From TERM to KILL.
     grace_s: float = 5.0
-    #: Called with (global rank, line) for each complete output line.
-    on_line: Callable[[int, str], None] | None = None
     #: Forward the ranks' stdout to stdout and stderr to stderr; otherwise both go to stderr in one order.
     split_output: bool = False
-    #: Show no output of ranks at all (log files and on_line still get it).
+    #: Show no output of ranks at all (log files still get it).
     quiet: bool = False
     #: A log keeps this many bytes from its start, and `log_tail` from its end.
     log_limit: int = 64 << 20
     log_tail: int = 1 << 20
     #: The other nodes: lost() ends this one's ranks when one of them is gone, and its abort() tells them of a failure here.
-    session: "Session | None" = None
-    #: Told of each signal that ends the run, also of one that comes too late for the supervisor to act on.
+    session: Session | None = None
+    #: Called with each signal that ends the run, also with one that comes too late for the supervisor to act on.
     on_stop: Callable[[int], None] | None = None
     #: Tests point it at a made-up tree.
     sysfs: Path = Path("/sys")
@@ -78,31 +63,12 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class RankOutcome:
-    """How one rank ended. `exit_code` is None when a signal ended it."""
+    """The end of one rank: its record for result.json, its log file, and its Python stacks of a hang or a fatal signal."""
 
-    local_rank: int
-    rank: int
-    pid: int | None
-    exit_code: int | None
-    signal: int | None
-    seconds: float
-    log: Path | None
-    evidence: dict[str, Any] = field(default_factory=dict)
+    record: RankRecord
+    pid: int
+    log: Path | None = None
     stacks: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.exit_code == 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "rank": self.rank,
-            "local_rank": self.local_rank,
-            "exit_code": self.exit_code,
-            "signal": self.signal,
-            "seconds": round(self.seconds, 3),
-            "evidence": self.evidence,
-        }
 
 
 @dataclass(frozen=True)

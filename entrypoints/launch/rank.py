@@ -11,9 +11,10 @@ import faulthandler
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 #: The supervisor sends it for a dump of all Python stacks; a real-time signal that neither CUDA, NCCL nor job schedulers use.
 STACK_SIGNAL = signal.SIGRTMIN + 5
@@ -51,17 +52,15 @@ class DirectSpawn:
         self.local_rank, self.local_ranks, self.script = local_rank, local_ranks, script
 
     def __call__(
-        self,
-        fn: Any,
-        args: Any = (),
-        nprocs: int = 1,
-        join: bool = True,
-        daemon: bool = False,
-        start_method: str = "spawn",
-        **_: Any,
+        self, fn: Any, args: Any = (), nprocs: int = 1, join: bool = True, daemon: bool = False, start_method: str = "spawn", **_: Any
     ) -> "SpawnContext | None":
         if nprocs != self.local_ranks:
-            self._refuse(nprocs)
+            print(
+                f"epbox: {self.script} spawns {nprocs} processes, but the plan has {self.local_ranks} ranks on this node; "
+                f"give the script {self.local_ranks} (DeepEP's tests: --num-processes {self.local_ranks}) or plan --ranks {nprocs}",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         try:
             fn(self.local_rank, *args)
         except SystemExit as end:
@@ -73,14 +72,6 @@ class DirectSpawn:
                 raise
             return SpawnContext(error)
         return None if join else SpawnContext(None)
-
-    def _refuse(self, nprocs: int) -> NoReturn:
-        print(
-            f"epbox: {self.script} spawns {nprocs} processes, but the plan has {self.local_ranks} ranks on this node; "
-            f"give the script {self.local_ranks} (DeepEP's tests: --num-processes {self.local_ranks}) or plan --ranks {nprocs}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
 
 
 class SpawnHook:
@@ -110,12 +101,8 @@ class SpawnHook:
 
 def keep_evidence() -> None:
     """Copy what /proc says about this process to the supervisor's descriptor, while the pages still exist."""
-    try:
-        evidence = int(os.environ["EPBOX_EVIDENCE_FD"])
-        with open("/proc/self/numa_maps", "rb") as maps:
-            os.pwrite(evidence, maps.read(), 0)
-    except (KeyError, ValueError, OSError):
-        return
+    with suppress(KeyError, ValueError, OSError), open("/proc/self/numa_maps", "rb") as maps:
+        os.pwrite(int(os.environ["EPBOX_EVIDENCE_FD"]), maps.read(), 0)
 
 
 def watch() -> None:
@@ -158,14 +145,12 @@ def run_module(name: str, arguments: "list[str]") -> None:
 def main(arguments: "list[str]") -> None:
     if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
         sys.exit("usage: rank.py SCRIPT [ARGUMENTS] | rank.py -m MODULE [ARGUMENTS]")
-    as_module = arguments[0] == "-m"
-    target, rest = (arguments[1], arguments[2:]) if as_module else (arguments[0], arguments[1:])
-    local_rank = int(os.environ.get("EPBOX_LOCAL_RANK", "0"))
-    local_ranks = int(os.environ.get("EPBOX_LOCAL_RANKS", "1"))
+    run, (target, *rest) = (run_module, arguments[1:]) if arguments[0] == "-m" else (run_script, arguments)
+    local_rank, local_ranks = int(os.environ.get("EPBOX_LOCAL_RANK", "0")), int(os.environ.get("EPBOX_LOCAL_RANKS", "1"))
     watch()
     sys.meta_path.insert(0, SpawnHook(DirectSpawn(local_rank, local_ranks, target)))  # type: ignore[arg-type]
     try:
-        (run_module if as_module else run_script)(target, rest)
+        run(target, rest)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:

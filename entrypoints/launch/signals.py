@@ -22,9 +22,7 @@ class Signals:
         self._on_stop = on_stop
 
     def __enter__(self) -> "Signals":
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self._writer, False)
+        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._note) for number in (*ENDING, *PASSED_ON, signal.SIGCHLD)}
         return self
@@ -59,7 +57,7 @@ class Stop:
         self._until = float("inf")
 
     def __enter__(self) -> "Stop":
-        self._old = {number: signal.signal(number, self._handle) for number in ENDING}
+        self._old = {number: signal.signal(number, lambda received, _: self.note(received)) for number in ENDING}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,9 +65,6 @@ class Stop:
         for number, handler in self._old.items():
             after = signal.SIG_IGN if self.number is not None else handler
             signal.signal(number, after if after is not None else signal.SIG_DFL)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self.note(number)
 
     def note(self, number: int) -> None:
         """A signal came. Who presses Ctrl-C twice does not want to wait for other nodes much longer."""

@@ -39,7 +39,7 @@ class Lines:
         return lines
 
     def finish(self) -> list[bytes]:
-        """What is left at the end of the stream."""
+        """The last line, which has no newline, at the end of the stream."""
         if self._skipped is not None:
             return [self._notice(self._skipped)]
         rest, self._rest = self._rest, b""
@@ -61,7 +61,9 @@ class RankLog:
         self.error: str | None = None
         self.full = False
         self._limit, self._tail_limit = limit, tail
-        self._written = self._tail_size = self._left_out = 0
+        self._written = self._tail_size = 0
+        #: Bytes that the file does not hold.
+        self.left_out = 0
         self._tail: deque[bytes] = deque()
         self._file: int | None = None
         if path is not None:
@@ -84,26 +86,22 @@ class RankLog:
             while self._tail_size - len(self._tail[0]) >= self._tail_limit:
                 dropped = len(self._tail.popleft())
                 self._tail_size -= dropped
-                self._left_out += dropped
+                self.left_out += dropped
 
     def close(self) -> bytes:
         """Finish the file; the kept tail of a capped log, else nothing."""
         tail = b"".join(self._tail)
         if len(tail) > self._tail_limit:
-            self._left_out += len(tail) - self._tail_limit
+            self.left_out += len(tail) - self._tail_limit
             tail = tail[-self._tail_limit :]
-        if self._left_out:
-            self._put(b"\n[epbox: %d bytes of output left out here]\n" % self._left_out)
+        if self.left_out:
+            self._put(b"\n[epbox: %d bytes of output left out here]\n" % self.left_out)
         self._put(tail)
         if self._file is not None:
             os.close(self._file)
             self._file = None
         self._tail.clear()
         return tail
-
-    @property
-    def left_out(self) -> int:
-        return self._left_out
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)

@@ -1,26 +1,37 @@
 """The result line of EPBox's own alltoall workload: one JSON object after a mark, printed by global rank 0."""
 
 import json
-from typing import Any
+from dataclasses import dataclass
+
+from entrypoints.errors import UsageError
+from entrypoints.results.codec import decode
+from entrypoints.results.model import Correctness, Run
 
 MARK = "[alltoall] result "
 
 
-def read(text: str) -> dict[str, Any] | None:
-    """The record in a line, or None: no such line, or one that was torn."""
+@dataclass(frozen=True, kw_only=True)
+class ResultLine:
+    """A measured run; without one (wrong numbers) `correctness` says what was not right."""
+
+    run: Run | None
+    correctness: Correctness | None
+
+
+def read(text: str) -> ResultLine | None:
+    """The result in a line, or None: no such line, or one that was torn."""
     _, mark, tail = text.partition(MARK)
     if not mark:
         return None
     try:
         # A launcher may write something of another rank behind it.
         record, _ = json.JSONDecoder().raw_decode(tail.lstrip())
-    except ValueError:
+        if not isinstance(record, dict):
+            return None
+        correctness = record.get("correctness")
+        return ResultLine(
+            run=decode(Run, {"format": "alltoall", **record, "test": "alltoall"}) if isinstance(record.get("best"), list) else None,
+            correctness=decode(Correctness, correctness) if correctness is not None else None,
+        )
+    except (ValueError, RecursionError, UsageError):
         return None
-    return record if isinstance(record, dict) else None
-
-
-def run(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The record as one of the runs of epbox.result/1; None when it holds no measurement (wrong numbers)."""
-    if not isinstance(record.get("best"), list):
-        return None
-    return {"test": "alltoall", "format": "alltoall", "tuning_lines": 0, "low_latency": [], **record}

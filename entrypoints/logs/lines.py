@@ -2,6 +2,10 @@
 
 import json
 import re
+from contextlib import suppress
+
+#: A figure as the tests print it.
+NUMBER = r"\d+(?:\.\d+)?"
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _TIME = re.compile(
@@ -10,20 +14,20 @@ _TIME = re.compile(
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"  # syslog, journalctl
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?)(?:\s+|(?=[\[<]))"
 )
-#: Who wrote the line. Each is known from the launcher named beside it; anything else before a message is left alone.
+#: The writer of a line, as the launcher named beside each pattern puts it; anything else before a message is left alone.
 _WRITERS = tuple(
     re.compile(pattern)
     for pattern in (
-        r"\s*\[(?P<w>\d+,\d+)\](?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # mpirun --tag-output
-        r"\s*\[[\w.-]+@(?P<w>\d+,(?:rank )?\d+)\](?:\[[^\]]*\])?(?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # the same of Open MPI 5
+        r"\s*\[(?P<writer>\d+,\d+)\](?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # mpirun --tag-output
+        r"\s*\[[\w.-]+@(?P<writer>\d+,(?:rank )?\d+)\](?:\[[^\]]*\])?(?:\s*<std(?:out|err|diag)>)?\s*:\s?",  # the same of Open MPI 5
         r"\s*<std(?:out|err)>:\s?",
         r"std(?:out|err) [FP] ",  # a container's log file as the kubelet keeps it (CRI)
-        r"\s*\[(?P<w>pod/[^\]\s]+)\] ?",  # kubectl logs --prefix
-        r"\s*\[(?P<w>(?:default|rank)_?\d+)\]:\s?",  # torchrun --redirects / --tee
-        r"\s*\[rank (?P<w>\d+)\] (?=\s*[\[>]|(?:Config|Allocating|Testing)\b)",  # the supervisor of this project
-        r"(?P<w>[\w.-]+)\s+\| ",  # docker compose
-        r"\s*(?P<w>\d{1,5}): ",  # srun --label
-        r"(?P<w>[A-Za-z][\w.-]*[\w])(?:\[\d+\])?: (?=\s*(?:\[(?:config|layout|testing|tuning|rank)|>|passed))",  # pdsh, clush
+        r"\s*\[(?P<writer>pod/[^\]\s]+)\] ?",  # kubectl logs --prefix
+        r"\s*\[(?P<writer>(?:default|rank)_?\d+)\]:\s?",  # torchrun --redirects / --tee
+        r"\s*\[rank (?P<writer>\d+)\] (?=\s*[\[>]|(?:Config|Allocating|Testing)\b)",  # the supervisor of this project
+        r"(?P<writer>[\w.-]+)\s+\| ",  # docker compose
+        r"\s*(?P<writer>\d{1,5}): ",  # srun --label
+        r"(?P<writer>[A-Za-z][\w.-]*[\w])(?:\[\d+\])?: (?=\s*(?:\[(?:config|layout|testing|tuning|rank)|>|passed))",  # pdsh, clush
     )
 )
 
@@ -38,57 +42,87 @@ _CLOCK = re.compile(
 _TORN = re.compile(r"GB/s|chunk|SMs|passed|top-k|bandwidth|\bus\b|\[(?:tuning|testing)")
 
 #: How DeepEP's own messages begin: nothing to take off.
-_OWN = ("[tuning] ", "[testing] ", "[config] ", "[layout] ")
+_MESSAGE_STARTS = ("[tuning] ", "[testing] ", "[config] ", "[layout] ")
+#: The time in a prefix, which makes it another one on every line.
+_STAMP = re.compile(rb"(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
+#: Prefixes whose writers are remembered, and the longest one.
+_MOST_PREFIXES, LONGEST_PREFIX = 10_000, 300
 
 
 def clean(line: str) -> str:
-    """The line without colours, carriage returns at its end and terminal control sequences; of Docker's json-file log the message."""
+    """The line without colours, terminal control sequences and its end; the message of a line of Docker's json-file log."""
     if line.startswith('{"log":'):
-        line = _json_message(line)
+        with suppress(ValueError, KeyError, TypeError):
+            message = json.loads(line)["log"]
+            line = message if isinstance(message, str) else line
     if "\x1b" in line:
         line = _ANSI.sub("", line)
     return line.rstrip("\r\n")
 
 
-def _json_message(line: str) -> str:
-    try:
-        value = json.loads(line)["log"]
-    except (ValueError, KeyError, TypeError):
-        return line
-    return value if isinstance(value, str) else line
-
-
 def split_writer(line: str) -> tuple[str, str]:
-    """(who wrote it or "", the message) of a cleaned line, with prefixes and timestamps taken off.
+    """(its writer or "", the message) of a cleaned line, with prefixes and timestamps taken off.
 
     Several prefixes may be stacked (a pod's over a rank's); the writer is then their chain. The line
     `[rank 3] Dispatch + combine bandwidth: ...` is DeepEP's own message and keeps its rank.
     """
-    if line.startswith(_OWN) or (line.startswith("[rank ") and line.find("] Dispatch", 7, 24) > 0):
+    if line.startswith(_MESSAGE_STARTS) or _is_rank_message(line):
         return "", line
     writer = ""
     for _ in range(4):
-        if writer and line.startswith("[rank ") and line.find("] Dispatch", 7, 24) > 0:
+        if writer and _is_rank_message(line):
             break
         time = _TIME.match(line)
         if time:
             line = line[time.end() :]
-        for pattern in _WRITERS:
-            match = pattern.match(line)
-            if match:
-                name = match.groupdict().get("w") or ""
-                writer = f"{writer}/{name}" if writer and name else writer or name
-                line = line[match.end() :]
-                break
-        else:
+        prefix = next((match for pattern in _WRITERS if (match := pattern.match(line))), None)
+        if prefix is None:
             break
-    return _unknown_prefix(writer, line)
-
-
-def _unknown_prefix(writer: str, line: str) -> tuple[str, str]:
-    """What stands before a message of DeepEP's and is no torn one names a process: stern, Ray, Intel MPI, loggers, scripts."""
+        writer = _chain(writer, prefix.groupdict().get("writer") or "")
+        line = line[prefix.end() :]
+    # What else stands before a message of DeepEP's, unless torn, is the name of a process: stern, Ray, Intel MPI, loggers, scripts.
     message = _MESSAGE.search(line)
-    if not message or not message.start() or message.start() > 160 or _TORN.search(line, 0, message.start()):
-        return writer, line
-    name = _CLOCK.sub("", line[: message.start()]).strip(" \t|:>-")
-    return (f"{writer}/{name}" if writer and name else writer or name), line[message.start() :]
+    if message and 0 < message.start() <= 160 and not _TORN.search(line, 0, message.start()):
+        writer = _chain(writer, _CLOCK.sub("", line[: message.start()]).strip(" \t|:>-"))
+        line = line[message.start() :]
+    return writer, line
+
+
+def _is_rank_message(line: str) -> bool:
+    return line.startswith("[rank ") and line.find("] Dispatch", 7, 24) > 0
+
+
+def _chain(outer: str, inner: str) -> str:
+    return f"{outer}/{inner}" if outer and inner else outer or inner
+
+
+class Prefixes:
+    """Writers by the prefix of their lines, as bytes: the same prefix comes again and again, but for the time in it."""
+
+    def __init__(self) -> None:
+        self._writers: dict[bytes, str] = {b"": ""}
+        #: Where the time stands, by the length of the prefix.
+        self._stamps: dict[int, tuple[int, int]] = {}
+
+    def remember(self, prefix: bytes, writer: str) -> None:
+        """Note the writer of a line that was split."""
+        if not prefix or len(self._writers) >= _MOST_PREFIXES:
+            return
+        stamps = list(_STAMP.finditer(prefix))
+        span = stamps[0].span() if len(stamps) == 1 else (0, 0)
+        if self._stamps.setdefault(len(prefix), span) != span:
+            self._stamps[len(prefix)] = (0, 0)  # prefixes of one length that differ: no time is cut out
+        self._writers[self._without_stamp(prefix)] = writer
+
+    def find(self, mark: bytes, block: bytes, start: int) -> tuple[bytes, str] | None:
+        """(prefix, writer) of the line at `start`, whose message begins with `mark`; None when no such line was split yet."""
+        end = block.find(mark, start, start + LONGEST_PREFIX)
+        prefix = block[start:end]
+        if end < 0 or b"\n" in prefix:
+            return None
+        writer = self._writers.get(self._without_stamp(prefix))
+        return None if writer is None else (prefix, writer)
+
+    def _without_stamp(self, prefix: bytes) -> bytes:
+        start, end = self._stamps.get(len(prefix), (0, 0))
+        return prefix[:start] + prefix[end:] if end else prefix

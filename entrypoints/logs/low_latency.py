@@ -1,9 +1,34 @@
 """One run of test_low_latency.py. Every rank prints three lines: both kernels together, each alone, and their phases."""
 
 import re
-from typing import Any
 
-from entrypoints.logs import formats
+from entrypoints.logs.lines import LONGEST_PREFIX, NUMBER, Prefixes
+from entrypoints.results.codec import decode
+from entrypoints.results.model import LowLatency, LowLatencyKernels, Run, Shape
+
+_BOTH = re.compile(
+    rf"\[rank *(?P<rank>\d+) *\] Dispatch \+ combine bandwidth: (?P<dispatch_combine_gbps>{NUMBER}) GB/s, "
+    rf"avg_t=(?P<avg_us>{NUMBER}) us, min_t=(?P<min_us>{NUMBER}) us, max_t=(?P<max_us>{NUMBER}) us"
+)
+_KERNELS = re.compile(
+    rf"\[rank *(?P<rank>\d+) *\] Dispatch bandwidth: (?P<dispatch_gbps>{NUMBER}) GB/s, avg_t=(?P<dispatch_us>{NUMBER}) us *"
+    rf"\| *Combine bandwidth: (?P<combine_gbps>{NUMBER}) GB/s, avg_t=(?P<combine_us>{NUMBER}) us"
+)
+
+
+def _phases(kernel: str) -> str:
+    """`sum = send + recv us`; without the sum, and before 2025-07-02 the sum alone, which the group of send then catches."""
+    return rf"(?:(?P<{kernel}_total_us>{NUMBER}) = )?(?P<{kernel}_send_us>{NUMBER})(?: \+ (?P<{kernel}_recv_us>{NUMBER}))? us"
+
+
+_PHASES = re.compile(
+    rf"\[rank *(?P<rank>\d+) *\] Dispatch send/recv time: {_phases('dispatch')} *\| *Combine send/recv time: {_phases('combine')}"
+)
+_HEAD = re.compile(r"\[rank *\d+ *\] Dispatch")
+#: Any of the three, torn ones too.
+ANY = re.compile(r"Dispatch \+ combine bandwidth|Dispatch bandwidth|send/recv time")
+#: The same on bytes, to the end of their lines; numbers are made of bytes as well as of text.
+_LINES = tuple(re.compile(pattern.pattern.encode() + rb"[ \r]*(?:\n|\Z)") for pattern in (_BOTH, _KERNELS, _PHASES))
 
 Match = re.Match[str] | re.Match[bytes]
 
@@ -17,115 +42,117 @@ class LowLatencyRun:
         self.first_line = number
         # Matches by rank; numbers are made of them at the end, and only for runs that are listed.
         self.both: dict[int, Match] = {}
-        self.each: dict[int, Match] = {}
+        self.kernels: dict[int, Match] = {}
         self.phases: dict[int, Match] = {}
         self.torn = 0
 
     @property
     def entries(self) -> int:
-        return len(self.both) + len(self.each) + len(self.phases) + 1
+        """Lines that are kept of the run, for the limit of a parse."""
+        return len(self.both) + len(self.kernels) + len(self.phases) + 1
 
     @property
     def empty(self) -> bool:
         """True when only pieces of messages were seen."""
-        return not (self.both or self.each or self.phases)
+        return not self.ranks
+
+    @property
+    def ranks(self) -> set[int]:
+        """Ranks of which at least one line was seen."""
+        return {*self.both, *self.kernels, *self.phases}
 
     def ends_before(self, writer: str, text: str) -> bool:
+        """True when this line belongs to a later run."""
         if "Dispatch + combine" in text:
-            match = formats.LL_BOTH.search(text)
-            return bool(match and int(match[1]) in self.both)
+            both = _BOTH.search(text)
+            return both is not None and int(both["rank"]) in self.both
         # Ports without that line: a rank that tells its kernels again begins the next run.
-        match = formats.LL_EACH.search(text) if not self.both and "Dispatch bandwidth" in text else None
-        return bool(match and int(match[1]) in self.each)
+        kernels = _KERNELS.search(text) if not self.both and "Dispatch bandwidth" in text else None
+        return kernels is not None and int(kernels["rank"]) in self.kernels
 
     def feed(self, writer: str, text: str) -> str:
         """Take one line. Returns the start of a message that is not whole yet, or ""."""
         matched = 0
-        for match in formats.LL_BOTH.finditer(text):
-            matched += 1
-            self.both.setdefault(int(match[1]), match)
-        for match in formats.LL_EACH.finditer(text):
-            matched += 1
-            self.each.setdefault(int(match[1]), match)
-        for match in formats.LL_PHASES.finditer(text):
-            matched += 1
-            self.phases.setdefault(int(match[1]), match)
-        heads = [match.start() for match in re.finditer(r"\[rank *\d+ *\] Dispatch", text)]
+        for pattern, by_rank in ((_BOTH, self.both), (_KERNELS, self.kernels), (_PHASES, self.phases)):
+            for match in pattern.finditer(text):
+                matched += 1
+                by_rank.setdefault(int(match["rank"]), match)
+        heads = [match.start() for match in _HEAD.finditer(text)]
         if len(heads) > matched:
             self.torn += len(heads) - matched - 1
             return text[heads[-1] :]
         return ""
 
-    def feed_bytes(self, prefix: bytes, block: bytes, start: int) -> tuple[int, int]:
+    def feed_bytes(self, block: bytes, start: int, prefixes: Prefixes) -> tuple[int, int]:
         """The short way for whole messages of this run from `start`: (where it stopped, lines taken); the line there needs the long way."""
+        end = block.find(b"[rank ", start, start + LONGEST_PREFIX)
+        prefix = block[start:end]
+        if end < 0 or b"\n" in prefix:
+            return start, 0
         lines, skip = 0, len(prefix)
-        both, each, phases = (pattern.match for pattern in formats.LL_BYTES)
+        both, kernels, phases = (pattern.match for pattern in _LINES)
         while block.startswith(prefix, start):
             match = both(block, start + skip)
             if match:
-                if int(match[1]) in self.both:
+                if int(match["rank"]) in self.both:
                     break
-                self.both[int(match[1])] = match
-            elif match := each(block, start + skip):
-                if not self.both and int(match[1]) in self.each:
+                self.both[int(match["rank"])] = match
+            elif match := kernels(block, start + skip):
+                if not self.both and int(match["rank"]) in self.kernels:
                     break
-                self.each.setdefault(int(match[1]), match)
+                self.kernels.setdefault(int(match["rank"]), match)
             elif match := phases(block, start + skip):
-                self.phases.setdefault(int(match[1]), match)
+                self.phases.setdefault(int(match["rank"]), match)
             else:
                 break
             start = match.end()
             lines += 1
         return start, lines
 
-    def finish(self, sweep: bool) -> dict[str, Any]:
-        ranks = sorted({*self.both, *self.each, *self.phases})
+    def finish(self, sweep: bool) -> Run:
+        """The run; `sweep` is for tests that have one."""
+        ranks = sorted(self.ranks)
         missing = [] if ranks else ["no whole line"]
         if ranks != list(range(len(ranks))):
             missing.append(f"ranks: {len(ranks)} report, the highest is {ranks[-1]}")
-        for name, found in (("dispatch + combine", self.both), ("dispatch and combine", self.each), ("send/recv time", self.phases)):
-            if len(found) != len(ranks):
-                missing.append(f"{name}: {len(found)} of {len(ranks)} ranks")
+        for name, by_rank in (("dispatch + combine", self.both), ("dispatch and combine", self.kernels), ("send/recv time", self.phases)):
+            if len(by_rank) != len(ranks):
+                missing.append(f"{name}: {len(by_rank)} of {len(ranks)} ranks")
         if self.torn:
             missing.append(f"{self.torn} torn lines")
-        each = {rank: _named(match, "dispatch_gbps", "dispatch_us", "combine_gbps", "combine_us") for rank, match in self.each.items()}
-        phases = {rank: _phases(match) for rank, match in self.phases.items()}
-        split = next((entry["dispatch_send_us"] is not None for entry in phases.values()), None)
-        return {
-            "test": self.test,
-            "format": {None: "low-latency", False: "low-latency-1.0", True: "low-latency-1.2"}[split],
-            "shape": {"ranks": len(ranks), "nodes": None},
-            "best": [],
-            "tuning_lines": 0,
-            "passed_cases": 0,
-            "low_latency": [_named(match, "dispatch_combine_gbps", "avg_us", "min_us", "max_us") for match in self.both.values()],
-            "low_latency_kernels": [{**each.get(rank, {"rank": rank}), **phases.get(rank, {})} for rank in sorted({*each, *phases})],
-            "send_recv_lines": len(self.phases),
-            "complete": not missing,
-            "missing": missing,
-        }
-
-    def shares_no_rank_with(self, other: "LowLatencyRun") -> bool:
-        return not ({*self.both, *self.each, *self.phases} & {*other.both, *other.each, *other.phases})
+        phases = {rank: _phase_times(match) for rank, match in self.phases.items()}
+        kernels = {rank: _figures(match) for rank, match in self.kernels.items()}
+        by_kernel = [{"rank": rank, **kernels.get(rank, {}), **phases.get(rank, {})} for rank in sorted({*kernels, *phases})]
+        split = next((times["dispatch_send_us"] is not None for times in phases.values()), None)
+        return Run(
+            test=self.test,
+            format={None: "low-latency", False: "low-latency-1.0", True: "low-latency-1.2"}[split],
+            shape=Shape(ranks=len(ranks)),
+            low_latency=tuple(decode(LowLatency, {"rank": rank, **_figures(match)}) for rank, match in self.both.items()),
+            low_latency_kernels=tuple(decode(LowLatencyKernels, entry) for entry in by_kernel),
+            send_recv_lines=len(self.phases),
+            complete=not missing,
+            missing=tuple(missing),
+        )
 
     def join(self, other: "LowLatencyRun") -> None:
         """Add the ranks of another log of the same run (one log file a rank or a node)."""
-        self.both.update(other.both)
-        self.each.update(other.each)
-        self.phases.update(other.phases)
+        self.both |= other.both
+        self.kernels |= other.kernels
+        self.phases |= other.phases
         self.torn += other.torn
 
 
-def _named(match: Match, *names: str) -> dict[str, Any]:
-    values: list[float | None] = [float(group) if group else None for group in match.groups()[1:]]
-    return {"rank": int(match[1]), **dict(zip(names, values, strict=True))}
+def _figures(match: Match) -> dict[str, float]:
+    """The groups of a match but the rank, which are named as the fields of the model; without those that caught nothing."""
+    return {name: float(value) for name, value in match.groupdict().items() if value and name != "rank"}
 
 
-def _phases(match: Match) -> dict[str, Any]:
-    names = ("dispatch_total_us", "dispatch_send_us", "dispatch_recv_us", "combine_total_us", "combine_send_us", "combine_recv_us")
-    entry = _named(match, *names)
-    if entry["dispatch_recv_us"] is None:
-        # Before 2025-07-02 one number a side: the sum of both phases.
-        entry["dispatch_total_us"], entry["dispatch_send_us"] = entry["dispatch_send_us"], None
-        entry["combine_total_us"], entry["combine_send_us"] = entry["combine_send_us"], None
-    return entry
+def _phase_times(match: Match) -> dict[str, float | None]:
+    """Send, receive and total of both kernels; None for what a line does not tell."""
+    figures = _figures(match)
+    times = {name: figures.get(name) for name in match.groupdict() if name != "rank"}
+    if times["dispatch_recv_us"] is None:
+        for kernel in ("dispatch", "combine"):
+            times[f"{kernel}_total_us"], times[f"{kernel}_send_us"] = times[f"{kernel}_send_us"], None
+    return times

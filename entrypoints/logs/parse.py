@@ -1,18 +1,30 @@
-"""DeepEP test logs to results: any launcher's prefixes, any generation of the tests, several runs and torn lines."""
+"""DeepEP test logs to results: any launcher's prefixes, any generation of the tests, several runs and torn lines.
 
-from collections.abc import Iterable, Iterator
+`collect` takes result.json files as well.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from entrypoints.errors import UsageError
-from entrypoints.logs import alltoall, formats
+from entrypoints.logs import alltoall, elastic, low_latency, tuning
 from entrypoints.logs.elastic import ElasticRun
-from entrypoints.logs.lines import clean, split_writer
+from entrypoints.logs.lines import Prefixes, clean, split_writer
 from entrypoints.logs.low_latency import LowLatencyRun
-from entrypoints.logs.reader import hits, open_log
+from entrypoints.logs.reader import hits, log_files, open_log
 from entrypoints.logs.tuning import TuningRun
+from entrypoints.results.codec import decode, read_json
+from entrypoints.results.model import Run, RunList, Shape
 
 Collector = TuningRun | LowLatencyRun | ElasticRun
+#: A line without any of these says nothing about a result.
+INTERESTING = re.compile(
+    rb"\[t(?:uning|esting)\]|\[alltoall\] result |"
+    rb"\bpassed|GB/s|\] Dispatch |\[(?:config|layout)\]|Config:|barrier time|> (?:Rank|Testing|E|T|#)|, t: "
+)
 #: Best lines and rank lines that are kept for a whole parse; more runs than that are counted, not listed.
 MAX_ENTRIES = 20_000
 #: Runs whose sweep is kept: a report shows one, a 300 MB log would hold thousands.
@@ -24,17 +36,18 @@ class Parser:
 
     def __init__(self, sweep: bool = False) -> None:
         self.sweep = sweep
-        self.runs: list[dict[str, Any]] = []
+        self.runs: list[Run] = []
         self.omitted = 0
         self._source: str | None = None
         self._current: Collector | None = None
         self._torn: dict[str, str] = {}
-        self._writers: dict[bytes, str] = {}
-        self._stamps: dict[int, tuple[int, int]] = {}
+        self._prefixes = Prefixes()
         self._entries = self._sweeps = 0
-        self._held: list[tuple[LowLatencyRun, list[str]]] = []
+        #: The last run where it is of low latency, and the logs that it is from: the next log may hold more of its ranks.
+        self._joinable: tuple[LowLatencyRun, tuple[str, ...]] | None = None
 
     def next_log(self, source: str) -> None:
+        """End the log at hand; the lines that follow are those of `source`."""
         self._close()
         self._source = source
         self._torn.clear()
@@ -44,70 +57,46 @@ class Parser:
         if isinstance(raw, bytes) and self.take(raw, 0)[1]:
             return
         writer, text = split_writer(clean(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw))
-        if isinstance(raw, bytes) and text.startswith("[t") and len(self._writers) < 10_000:
-            self._remember(raw[: raw.find(b"[t")], writer)
+        if isinstance(raw, bytes) and text.startswith("[t"):
+            self._prefixes.remember(raw[: raw.find(b"[t")], writer)
         if alltoall.MARK in text:
-            self._alltoall(number, text)
+            result = alltoall.read(text)
+            if result is not None and result.run is not None:
+                self._close()
+                self.runs.append(replace(result.run, source=self._source, line=number))
             return
-        held = self._torn.pop(writer, "") if self._torn else ""
-        if held and not text.lstrip().startswith(("[tuning]", "[testing]", "[rank ", "[config]")):
+        torn = self._torn.pop(writer, "") if self._torn else ""
+        if torn and not text.lstrip().startswith(("[tuning]", "[testing]", "[rank ", "[config]")):
             # The rest of a message that a terminal, a pipe or another rank cut in two.
-            text = held + text
+            text = torn + text
         if "**" in text:
             text = text.replace("**", "")  # bold figures of a posted log
-        kind = _kind(text, self._current)
-        if kind is None:
+        test = _test(text, self._current)
+        if test is None:
             return
         current = self._current
         if isinstance(current, TuningRun) and current.undecided and "[tuning]" in text:
-            current.test = kind
-        if current is None or not _same_kind(current, kind) or current.ends_before(writer, text):
+            current.test = test
+        if current is None or current.test != test or current.ends_before(writer, text):
             self._close()
-            current = self._current = _new(kind, number)
+            current = self._current = _new(test, number)
         rest = current.feed(writer, text)
         if rest:
             self._torn[writer] = rest[-400:]
 
     def take(self, block: bytes, start: int) -> tuple[int, int]:
-        """Whole lines of the run at hand from `start` of a block, without decoding them: (where they end, how many)."""
-        current = self._current
-        if self._torn or current is None:
+        """Whole lines of the run at hand from `start` of a block, without decoding them: (where they end, how many).
+
+        Line by line a log takes three times as long: 300 MB more than the 20 s that they may (tests/benchmarks/bench_logs.py).
+        """
+        if self._torn or self._current is None:
             return start, 0
-        if isinstance(current, ElasticRun):
-            return current.feed_bytes(block, start)
-        mark = block.find(b"[t" if isinstance(current, TuningRun) else b"[rank ", start, start + 300)
-        if mark < 0:
-            return start, 0
-        prefix = block[start:mark]
-        if b"\n" in prefix:
-            return start, 0
-        if isinstance(current, LowLatencyRun):
-            return current.feed_bytes(prefix, block, start)
-        # The same prefix comes again and again, but for the time in it.
-        writer = self._writer_of(prefix) if prefix else ""
-        return (start, 0) if writer is None else current.feed_bytes(writer, prefix, block, start)
+        return self._current.feed_bytes(block, start, self._prefixes)
 
-    def _remember(self, prefix: bytes, writer: str) -> None:
-        """Who writes with this prefix; one time in it is cut out, and where it stood is known by the prefix's length."""
-        stamps = list(formats.STAMP_BYTES.finditer(prefix))
-        span = stamps[0].span() if len(stamps) == 1 else (0, 0)
-        if self._stamps.setdefault(len(prefix), span) != span:
-            self._stamps[len(prefix)] = (0, 0)  # prefixes of one length that differ: none is cut
-        self._writers[self._without_stamp(prefix)] = writer
-
-    def _without_stamp(self, prefix: bytes) -> bytes:
-        start, end = self._stamps.get(len(prefix), (0, 0))
-        return prefix[:start] + prefix[end:] if end else prefix
-
-    def _writer_of(self, prefix: bytes) -> str | None:
-        return self._writers.get(self._without_stamp(prefix))
-
-    def _alltoall(self, number: int, text: str) -> None:
-        """EPBox's own workload tells its whole result in one line."""
-        run = alltoall.run(alltoall.read(text) or {})
-        if run is not None:
-            self._close()
-            self.runs.append({**run, **({"source": self._source} if self._source is not None else {}), "line": number})
+    def finish(self) -> list[Run]:
+        """All runs, in the order of the logs."""
+        self._close()
+        return self.runs
 
     def _close(self) -> None:
         current, self._current = self._current, None
@@ -119,116 +108,110 @@ class Parser:
             return
         keep_sweep = self.sweep and self._sweeps < MAX_SWEEPS
         self._sweeps += keep_sweep
-        run = current.finish(keep_sweep)
-        if self._source is not None:
-            run["source"] = self._source
-        run["line"] = current.first_line
-        if isinstance(current, LowLatencyRun) and self._source is not None:
-            self._join_logs(current, run)
-        else:
-            self.runs.append(run)
+        if isinstance(current, LowLatencyRun) and self._source is not None and self._join(current, self._source):
+            return
+        self.runs.append(replace(current.finish(keep_sweep), source=self._source, line=current.first_line))
 
-    def _join_logs(self, current: LowLatencyRun, run: dict[str, Any]) -> None:
-        """A folder with one log a rank holds one run, not one a file: logs side by side without a common rank are joined."""
-        folder = Path(self._source or "").parent
-        previous = self._held[-1] if self._held else None
-        if previous and self.runs and previous[0].shares_no_rank_with(current):
-            sources = previous[1]
-            last = self.runs[-1]
-            fresh = self._source not in sources and all(Path(source).parent == folder for source in sources)
-            if fresh and last["test"] == "low_latency" and last.get("sources", [last["source"]]) == sources:
-                previous[0].join(current)
-                sources.append(self._source or "")
-                self.runs[-1] = {**previous[0].finish(False), "source": sources[0], "sources": list(sources), "line": last["line"]}
-                return
-        self._held = [(current, [self._source or ""])]
-        self.runs.append(run)
+    def _join(self, current: LowLatencyRun, source: str) -> bool:
+        """Add this run to the one before it where both are of one: a folder with one log a rank holds one run, not one a file.
 
-    def finish(self) -> list[dict[str, Any]]:
-        self._close()
-        return self.runs
+        So it is where the logs stand side by side and have no rank in common.
+        """
+        previous, self._joinable = self._joinable, (current, (source,))
+        if previous is None or not self.runs or previous[0].ranks & current.ranks:
+            return False
+        run, sources = previous
+        last = self.runs[-1]
+        side_by_side = source not in sources and all(Path(name).parent == Path(source).parent for name in sources)
+        if not side_by_side or last.test != "low_latency" or (last.sources or (last.source,)) != sources:
+            return False
+        run.join(current)
+        sources = (*sources, source)
+        self.runs[-1] = replace(run.finish(False), source=sources[0], sources=sources, line=last.line)
+        self._joinable = run, sources
+        return True
 
 
-def _kind(text: str, current: Collector | None) -> str | None:
-    """Which test a line belongs to; None for a line that says nothing."""
-    if "[tuning]" in text:
-        if "RDMA chunk" in text or "(RDMA)" in text:
-            return "internode"
-        # A torn line may have lost its RDMA part: it stays with the run it is in.
-        torn = not (formats.BEST.search(text) or formats.TUNING.search(text))
-        return "internode" if torn and isinstance(current, TuningRun) and current.test == "internode" else "intranode"
-    if "[config]" in text and "num_tokens=" in text:
-        return "internode" if "num_topk_groups" in text else "intranode"
-    if formats.LL_ANY.search(text):
+def _test(text: str, current: Collector | None) -> str | None:
+    """The test that a line belongs to; None for a line that says nothing."""
+    test = tuning.test_of(text, current.test if isinstance(current, TuningRun) else None)
+    if test is not None:
+        return test
+    if low_latency.ANY.search(text):
         return "low_latency"
     if "[testing]" in text or "passed" in text or "[layout]" in text:
         if isinstance(current, TuningRun):
             return current.test
         return "internode" if "[testing] Running" in text else None
-    if formats.EP_ANY.search(text):
-        return "elastic"
-    if isinstance(current, ElasticRun) and (" > " in f" {text}" or "EP:" in text):
-        return "elastic"
-    return None
+    if isinstance(current, ElasticRun) and (" > " in f" {text}" or "EP:" in text or elastic.START.search(text)):
+        return current.test
+    return "elastic_ep" if elastic.START.search(text) else None
 
 
-def _same_kind(current: Collector, kind: str) -> bool:
-    return current.test == kind or (isinstance(current, ElasticRun) and kind == "elastic")
-
-
-def _new(kind: str, number: int) -> Collector:
-    if kind == "low_latency":
+def _new(test: str, number: int) -> Collector:
+    if test == "low_latency":
         return LowLatencyRun(number)
-    return ElasticRun(number) if kind == "elastic" else TuningRun(kind, number)
+    return ElasticRun(number) if test.startswith("elastic") else TuningRun(test, number)
 
 
-def parse_lines(lines: Iterable[str | bytes], *, sweep: bool = False) -> list[dict[str, Any]]:
-    """The runs in these lines, as `runs` of epbox.result/1; with `sweep` each run keeps its tuning points."""
+def parse_lines(lines: Iterable[str | bytes], *, sweep: bool = False) -> list[Run]:
+    """The runs in these lines; with `sweep` each keeps its tuning points."""
     parser = Parser(sweep)
     for number, line in enumerate(lines, 1):
         # The same sieve as for files, so that both give the same.
-        if formats.INTERESTING.search(line.encode("utf-8", "replace") if isinstance(line, str) else line):
+        if INTERESTING.search(line.encode("utf-8", "replace") if isinstance(line, str) else line):
             parser.line(number, line)
     return parser.finish()
 
 
-def log_files(paths: Iterable[str | Path]) -> Iterator[str]:
-    """The files behind the paths: a folder stands for the logs in it, sorted by name with numbers as numbers."""
-    for path in map(str, paths):
-        folder = Path(path)
-        if path == "-" or not folder.is_dir():
-            yield path
-            continue
-        found = [item for item in folder.rglob("*") if item.is_file() and _looks_like_log(item.name)]
-        if not found:
-            raise UsageError(
-                "no log file in this folder", where=path, hint="files named *.log, *.txt, *.out or *.err (also .gz, .xz, .bz2) are read"
-            )
-        yield from map(str, sorted(found, key=_natural))
-
-
-def _looks_like_log(name: str) -> bool:
-    for packed in (".gz", ".xz", ".bz2", ".zst"):
-        name = name.removesuffix(packed)
-    return name.endswith((".log", ".txt", ".out", ".err"))
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    import re
-
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def parse_into(parser: Parser, paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+def parse_into(parser: Parser, paths: Iterable[str | Path]) -> list[Run]:
     """Parse every log of `paths` with this parser and finish it."""
     for path in log_files(paths):
         parser.next_log(path)
         with open_log(path) as stream:
-            for number, line in hits(stream, formats.INTERESTING, path, parser.take):
+            for number, line in hits(stream, INTERESTING, path, parser.take):
                 parser.line(number, line)
     return parser.finish()
 
 
-def parse_paths(paths: Iterable[str | Path], *, sweep: bool = False) -> list[dict[str, Any]]:
+def parse_paths(paths: Iterable[str | Path], *, sweep: bool = False) -> list[Run]:
     """The runs in these logs (files, folders, `-` for standard input; gzip, xz, bzip2, zstd). Raises UsageError on unreadable ones."""
     return parse_into(Parser(sweep), paths)
+
+
+class Collected(NamedTuple):
+    """`omitted` counts runs that were left out because there were too many."""
+
+    runs: list[Run]
+    omitted: int
+
+
+def collect(paths: Iterable[str | Path], sweep: bool = False) -> Collected:
+    """The runs of logs and results; a folder with result.json stands for that file.
+
+    Raises UsageError when a path cannot be read or when none holds a result.
+    """
+    names = [str(path) for path in paths]
+    files = [_result_file(name) for name in names]
+    runs = [run for name, file in zip(names, files, strict=True) if file for run in _runs_of(file, name)]
+    parser = Parser(sweep)
+    runs += parse_into(parser, [name for name, file in zip(names, files, strict=True) if file is None])
+    if not runs:
+        hint = "it may have failed before it printed one: try epbox diagnose"
+        raise UsageError("no result of a DeepEP test in it", where=", ".join(names), hint=hint)
+    return Collected(runs, parser.omitted)
+
+
+def _result_file(name: str) -> Path | None:
+    """The result.json at or in this path, None when it is something else."""
+    path = Path(name)
+    file = path / "result.json" if path.is_dir() else path
+    return file if name != "-" and file.suffix == ".json" and file.is_file() else None
+
+
+def _runs_of(file: Path, source: str) -> list[Run]:
+    """The runs of a result, each with the sizes of the job."""
+    document = decode(RunList, read_json(file), str(file))
+    job = document.shape or Shape()
+    ranks = job.ranks or (job.nodes or 1) * (job.ranks_per_node or 1)
+    return [replace(run, source=source, shape=replace(job.filled(run.shape), ranks=ranks)) for run in document.runs]

@@ -1,1 +1,1 @@
-"""How nodes meet, agree and exchange records."""
+"""Nodes of a run: they meet, agree and exchange records."""

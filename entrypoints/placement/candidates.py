@@ -1,18 +1,21 @@
-"""Which HCAs may serve a rank, and for each that may not, why (DESIGN: the fabric's rails and nothing else)."""
+"""Which HCAs may serve a rank, and for each that may not, why (DESIGN: the fabric's rails and nothing else).
 
-import re
-from collections.abc import Callable, Sequence
+A rule is a function that gives the reason for which an HCA is no candidate, or None.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from entrypoints.placement.devices import active_ports, foreign_driver, is_software, link_layer, rate
-from entrypoints.placement.distance import NEAR, Levels, hca_order
+from entrypoints.facts.container import need
+from entrypoints.facts.nics import is_software, side_network
+from entrypoints.placement.devices import NEAR, Levels, active_ports, foreign_driver, hca_order, link_layer, rate_gbit
 from entrypoints.topology.model import Gpu, Hca
 
 #: Workloads whose transport is NVSHMEM's IBGDA, which drives only mlx5 devices and needs PCIe or HCA atomics.
 IBGDA_WORKLOADS = ("deepep-v1", "deepep-v2")
 
-#: Names that operators give to functions outside the compute fabric; used only where nothing structural is known.
-SIDE_NAMES = re.compile(r"(_an\d|eth\d|_?bond|mgmt|stor|front|vpc|_fe\d)", re.IGNORECASE)
+Rule = Callable[[Hca], str | None]
 
 
 @dataclass(frozen=True)
@@ -26,56 +29,62 @@ class Candidates:
     foreign: str | None = None
 
 
-class _Sieve:
-    """The HCAs still in, and the reasons of those that are out. A soft rule never removes the last ones."""
+class _Selection:
+    """The HCAs that are still candidates, in bus order, and the reasons of those that are not."""
 
     def __init__(self, hcas: Sequence[Hca]) -> None:
-        self.kept = sorted(hcas, key=hca_order)
-        self.excluded: list[tuple[str, str]] = []
+        self.candidates = sorted(hcas, key=hca_order)
+        self._reasons: dict[str, str] = {}
 
-    def drop(self, reason: Callable[[Hca], str | None], *, soft: bool = True) -> bool:
-        """Remove those for which `reason` gives one; False when a soft rule would have removed all."""
-        reasons = {hca.label: reason(hca) for hca in self.kept}
-        stay = [hca for hca in self.kept if reasons[hca.label] is None]
-        if soft and not stay:
+    def exclude(self, rule: Rule) -> None:
+        """Drop the HCAs for which the rule has a reason, all of them if need be."""
+        reasons = {hca.label: rule(hca) for hca in self.candidates}
+        self._reasons |= {label: reason for label, reason in reasons.items() if reason is not None}
+        self.candidates = [hca for hca in self.candidates if reasons[hca.label] is None]
+
+    def prefer(self, rule: Rule) -> bool:
+        """Drop the HCAs for which the rule has a reason, unless none would stay; then False, and all stay."""
+        if not any(rule(hca) is None for hca in self.candidates):
             return False
-        self.excluded += [(hca.id, reasons[hca.label] or "") for hca in self.kept if reasons[hca.label] is not None]
-        self.kept = stay
+        self.exclude(rule)
         return True
 
+    def excluded(self, hcas: Sequence[Hca]) -> tuple[tuple[str, str], ...]:
+        """(id, reason) of those that are no candidates, in bus order."""
+        return tuple((hca.id, self._reasons[hca.label]) for hca in sorted(hcas, key=hca_order) if hca.label in self._reasons)
 
-def find(
-    hcas: Sequence[Hca],
-    gpus: Sequence[Gpu],
-    levels: Levels,
-    *,
-    workload: str = "deepep-v1",
-    user_excluded: dict[str, str] | None = None,
-) -> Candidates:
-    """Sieve the host's HCAs. `user_excluded` maps labels to the user's own reason.
+
+def find(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels, *, workload: str, user_excluded: Mapping[str, str]) -> Candidates:
+    """The HCAs of a host that may serve ranks. `user_excluded` maps labels to the user's own reason.
 
     `gpus` are all GPUs of the host, visible or not: where a NIC sits does not depend on who may see which GPU.
     """
-    sieve = _Sieve(hcas)
-    ibgda = workload in IBGDA_WORKLOADS
     warnings: list[str] = []
-    sieve.drop(lambda hca: (user_excluded or {}).get(hca.label), soft=False)
-    sieve.drop(_port_down, soft=False)
-    sieve.drop(lambda hca: "its /dev/infiniband/uverbs device cannot be opened here" if hca.openable is False else None, soft=False)
-    sieve.drop(lambda hca: "software RDMA device" if is_software(hca) else None, soft=not ibgda)
     foreign = None
-    if ibgda and not sieve.drop(lambda hca: f"{d}: NVSHMEM's IBGDA cannot drive it" if (d := foreign_driver(hca)) else None):
-        foreign = foreign_driver(sieve.kept[0]) if sieve.kept else None
-    lacks = "lacks the PCIe atomics that IBGDA needs"
-    if ibgda and not foreign and not sieve.drop(lambda hca: lacks if hca.atomics is False else None) and sieve.kept:
+    selection = _Selection(hcas)
+    selection.exclude(lambda hca: user_excluded.get(hca.label))
+    selection.exclude(_port_down)
+    selection.exclude(_closed)
+    if workload in IBGDA_WORKLOADS:
+        selection.exclude(_software_device)
+        foreign = _select_for_ibgda(selection, warnings)
+    else:
+        selection.prefer(_software_device)
+    selection.prefer(_twin_rule(selection.candidates))
+    for make_rule in (_fabric_rule, partial(_rate_rule, warnings=warnings), _structure_rule, _name_rule):
+        selection.prefer(make_rule(selection.candidates, gpus, levels))
+    return Candidates(tuple(selection.candidates), selection.excluded(hcas), tuple(warnings), foreign)
+
+
+def _select_for_ibgda(selection: _Selection, warnings: list[str]) -> str | None:
+    """Leave what IBGDA can drive. What the rest is called, where it can drive none of them ("AWS EFA")."""
+    if not selection.candidates:
+        return None
+    if not selection.prefer(_foreign):
+        return foreign_driver(selection.candidates[0])
+    if not selection.prefer(_without_atomics):
         warnings.append("every usable HCA lacks PCIe atomics: NVSHMEM's IBGDA will reject them (mlxconfig set PCI_ATOMIC_MODE=4)")
-    sieve.drop(_twin_rule(sieve.kept))
-    sieve.drop(_fabric_rule(sieve.kept, gpus, levels))
-    sieve.drop(_rate_rule(sieve.kept, gpus, levels, warnings))
-    sieve.drop(_structure_rule(sieve.kept, gpus, levels))
-    sieve.drop(_name_rule(sieve.kept, gpus, levels))
-    place = {hca.id: hca_order(hca) for hca in hcas}
-    return Candidates(tuple(sieve.kept), tuple(sorted(sieve.excluded, key=lambda pair: place[pair[0]])), tuple(warnings), foreign)
+    return None
 
 
 def _port_down(hca: Hca) -> str | None:
@@ -85,9 +94,26 @@ def _port_down(hca: Hca) -> str | None:
     return f"no active port ({states})"
 
 
-def near_gpus(hca: Hca, gpus: Sequence[Gpu], levels: Levels) -> list[int]:
+def _closed(hca: Hca) -> str | None:
+    return f"its {need('rdma-devices').value}/uverbs device cannot be opened here" if hca.openable is False else None
+
+
+def _software_device(hca: Hca) -> str | None:
+    return "software RDMA device" if is_software(hca.driver, hca.vendor, hca.name) else None
+
+
+def _foreign(hca: Hca) -> str | None:
+    driver = foreign_driver(hca)
+    return f"{driver}: NVSHMEM's IBGDA cannot drive it" if driver else None
+
+
+def _without_atomics(hca: Hca) -> str | None:
+    return "lacks the PCIe atomics that IBGDA needs" if hca.atomics is False else None
+
+
+def near_gpus(hca: Hca, gpus: Sequence[Gpu], levels: Levels) -> set[int]:
     """GPUs that share a PCIe switch with this HCA."""
-    return [gpu.index for gpu in gpus if levels.get((gpu.index, hca.label)) in NEAR]
+    return {gpu.index for gpu in gpus if levels.get((gpu.index, hca.label)) in NEAR}
 
 
 def _is_far(hca: Hca, gpus: Sequence[Gpu], levels: Levels) -> bool:
@@ -101,12 +127,12 @@ def _telling(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Sequen
     A GPU with unknown levels (a cut matrix row) may have a NIC of its own where every other GPU has one; where others
     have none, it need not.
     """
-    known = [gpu for gpu in gpus if all(levels.get((gpu.index, hca.label)) for hca in hcas)]
-    bare = [gpu for gpu in known if not any(levels.get((gpu.index, hca.label)) in NEAR for hca in hcas)]
-    return known if bare else gpus
+    located = [gpu for gpu in gpus if all(levels.get((gpu.index, hca.label)) for hca in hcas)]
+    bare = [gpu for gpu in located if not any(levels.get((gpu.index, hca.label)) in NEAR for hca in hcas)]
+    return located if bare else gpus
 
 
-def _twin_rule(hcas: Sequence[Hca]) -> Callable[[Hca], str | None]:
+def _twin_rule(hcas: Sequence[Hca]) -> Rule:
     """A VF beside its PF, two VFs of one PF, or a bond's member beside the bond: one wire must not count twice."""
     functions = {hca.pci: hca for hca in hcas if hca.pci and not hca.physical_function}
     first_vf: dict[str, Hca] = {}
@@ -117,7 +143,7 @@ def _twin_rule(hcas: Sequence[Hca]) -> Callable[[Hca], str | None]:
     slots = {hca.label: hca.pci.rpartition(".")[0] for hca in hcas if hca.pci}
     bonds = {slots[hca.label]: hca for hca in hcas if "bond" in (hca.name or "").lower() and hca.label in slots}
 
-    def reason(hca: Hca) -> str | None:
+    def twin(hca: Hca) -> str | None:
         pf = hca.physical_function
         if pf and pf in functions:
             return f"virtual function of {functions[pf].id}, which is here itself"
@@ -128,10 +154,10 @@ def _twin_rule(hcas: Sequence[Hca]) -> Callable[[Hca], str | None]:
             return f"member of {bond.id}"
         return None
 
-    return reason
+    return twin
 
 
-def _fabric_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+def _fabric_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Rule:
     """InfiniBand only, if any is active; unless Ethernet rails sit at the GPUs and InfiniBand at none (storage IB)."""
     ib = [hca for hca in hcas if link_layer(hca) == "InfiniBand"]
     ethernet = [hca for hca in hcas if link_layer(hca) == "Ethernet"]
@@ -141,53 +167,45 @@ def _fabric_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Ca
     return lambda hca: "Ethernet, beside an InfiniBand fabric" if ib and hca in ethernet else None
 
 
-def _rate_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels, warnings: list[str]) -> Callable[[Hca], str | None]:
+def _rate_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels, warnings: list[str]) -> Rule:
     """The top rate class only. A GPU's own rail that trained to half rate stays: sharing a neighbour would be no faster."""
-    rates = {hca.label: value for hca in hcas if (value := rate(hca))}
+    rates = {hca.label: rate for hca in hcas if (rate := rate_gbit(hca))}
     top = max(rates.values(), default=0.0)
     slow = [hca for hca in hcas if rates.get(hca.label, top) < top]
     served = {gpu for hca in hcas if hca not in slow for gpu in near_gpus(hca, gpus, levels)}
-    degraded = [hca for hca in slow if 2 * rates[hca.label] >= top and set(near_gpus(hca, gpus, levels)) - served]
+    degraded = [hca for hca in slow if 2 * rates[hca.label] >= top and near_gpus(hca, gpus, levels) - served]
     for hca in degraded:
         warnings.append(f"{hca.id} runs at {rates[hca.label]:g} Gb/s while other rails run at {top:g}: check its cable and switch port")
-
-    def reason(hca: Hca) -> str | None:
-        return f"{rates[hca.label]:g} Gb/s, beside {top:g} Gb/s rails" if hca in slow and hca not in degraded else None
-
-    return reason
+    return lambda hca: f"{rates[hca.label]:g} Gb/s, beside {top:g} Gb/s rails" if hca in slow and hca not in degraded else None
 
 
-def _structure_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+def _structure_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Rule:
     """NICs that are near no GPU, while others share a switch with one, are storage or management."""
     near = [hca for hca in hcas if near_gpus(hca, gpus, levels)]
     telling = _telling(hcas, gpus, levels)
-    kinds = {(hca.board, rate(hca), link_layer(hca)) for hca in near}
-    alike = [
-        hca
-        for hca in hcas
-        if _is_far(hca, telling, levels) and None not in (kind := (hca.board, rate(hca), link_layer(hca))) and kind in kinds
-    ]
+    far = [hca for hca in hcas if _is_far(hca, telling, levels)]
+    kinds = {_kind(hca) for hca in near} - {None}
+    alike = [hca for hca in far if _kind(hca) in kinds]
     # The same card model at the same rate on the same kind of link, and rails are short: rails in far slots, if then every rail
     # serves as many GPUs as the next. Four rails and one more card of their kind are four rails and a storage card.
     far_rails = alike if 0 < len(near) < len(gpus) and len(gpus) % (len(near) + len(alike)) == 0 else []
 
-    def reason(hca: Hca) -> str | None:
-        if not near or hca in far_rails or not _is_far(hca, telling, levels):
+    def no_rail(hca: Hca) -> str | None:
+        if not near or hca not in far or hca in far_rails:
             return None
         best = "NODE" if any(levels.get((gpu.index, hca.label)) == "NODE" for gpu in gpus) else "SYS"
         return f"near none of the GPUs ({best} at best), while {len(near)} others share a switch with one: not their rail"
 
-    return reason
+    return no_rail
 
 
-def _name_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Callable[[Hca], str | None]:
+def _kind(hca: Hca) -> tuple[str, float, str] | None:
+    """Card model, rate and link layer of an HCA; None unless all three are known."""
+    board, rate, layer = hca.board, rate_gbit(hca), link_layer(hca)
+    return None if board is None or rate is None or layer is None else (board, rate, layer)
+
+
+def _name_rule(hcas: Sequence[Hca], gpus: Sequence[Gpu], levels: Levels) -> Rule:
     """Last resort: a name that says side network, unless the NIC is the only one near some GPU."""
-    side = [hca for hca in hcas if SIDE_NAMES.search(hca.name or "")]
-    served = {gpu for hca in hcas if hca not in side for gpu in near_gpus(hca, gpus, levels)}
-
-    def reason(hca: Hca) -> str | None:
-        if hca not in side or set(near_gpus(hca, gpus, levels)) - served:
-            return None
-        return "its name says a side network (bond, Ethernet or accelerated networking), not a rail"
-
-    return reason
+    served = {gpu for hca in hcas if not side_network(hca.name) for gpu in near_gpus(hca, gpus, levels)}
+    return lambda hca: None if near_gpus(hca, gpus, levels) - served else side_network(hca.name)

@@ -1,66 +1,17 @@
-"""What one HCA is: its active ports, link layer, rate, and whether NVSHMEM's IBGDA can drive it."""
+"""What one GPU or HCA is to placement: its ports, link layer and rate, its card, its place in the bus order, and how near two are."""
 
 import re
+from collections.abc import Iterable, Mapping
 
-from entrypoints.topology.model import Hca, Port
+from entrypoints.facts import nics
+from entrypoints.topology.model import Gpu, Hca, Port, Topology, path_level
+from entrypoints.topology.values import bus_order, natural
 
-#: PCI vendors and kernel drivers of RDMA devices that IBGDA cannot drive, by what people call them.
-FOREIGN_DRIVERS = {
-    "efa": "AWS EFA",
-    "bnxt_re": "Broadcom bnxt_re",
-    "bnxt_en": "Broadcom bnxt_re",
-    "irdma": "Intel irdma",
-    "ice": "Intel irdma",
-    "i40iw": "Intel irdma",
-    "ionic": "AMD Pensando ionic",
-    "ionic_rdma": "AMD Pensando ionic",
-    "erdma": "Alibaba eRDMA",
-    "mana": "Microsoft MANA",
-    "mana_ib": "Microsoft MANA",
-    "hns3": "HiSilicon hns",
-    "hns_roce_hw_v2": "HiSilicon hns",
-    "qedr": "Marvell qedr",
-    "qede": "Marvell qedr",
-    "cxgb4": "Chelsio iw_cxgb4",
-    "ocrdma": "Emulex ocrdma",
-    "hfi1": "Omni-Path hfi1",
-    "qib": "QLogic qib",
-    "ib_qib": "QLogic qib",
-    "mlx4_core": "ConnectX-3 (mlx4)",
-    "mlx4_ib": "ConnectX-3 (mlx4)",
-    "vmw_pvrdma": "VMware pvrdma",
-    "cxi_core": "HPE Slingshot (cxi)",
-    "cxi_ss1": "HPE Slingshot (cxi)",
-    "usnic_verbs": "Cisco usNIC",
-    "enic": "Cisco usNIC",
-}
-FOREIGN_VENDORS = {
-    0x1D0F: "AWS EFA",
-    0x14E4: "Broadcom bnxt_re",
-    0x8086: "Intel irdma",
-    0x1DD8: "AMD Pensando ionic",
-    0x1DED: "Alibaba eRDMA",
-    0x1414: "Microsoft MANA",
-    0x19E5: "HiSilicon hns",
-    0x17DB: "HPE Slingshot (cxi)",
-    0x1137: "Cisco usNIC",
-}
-FOREIGN_NAMES = {
-    "efa_": "AWS EFA",
-    "rdmap": "AWS EFA",
-    "bnxt_re": "Broadcom bnxt_re",
-    "irdma": "Intel irdma",
-    "ionic": "AMD Pensando ionic",
-    "erdma": "Alibaba eRDMA",
-    "mana_": "Microsoft MANA",
-    "hns_": "HiSilicon hns",
-    "hfi1_": "Omni-Path hfi1",
-    "qib": "QLogic qib",
-    "mlx4_": "ConnectX-3 (mlx4)",
-    "cxi": "HPE Slingshot (cxi)",
-    "usnic_": "Cisco usNIC",
-}
-SOFTWARE = ("rxe", "siw", "rdma_rxe")
+#: Path level of a pair by (GPU index, HCA label); None where the source tells nothing.
+Levels = Mapping[tuple[int, str], str | None]
+
+#: Levels below the CPU: traffic stays inside PCIe switches.
+NEAR = ("PIX", "PXB")
 
 
 def is_active(port: Port) -> bool | None:
@@ -73,7 +24,7 @@ def is_active(port: Port) -> bool | None:
 def active_ports(hca: Hca) -> list[Port]:
     """Ports that are not known to be down; the best first: active, then by rate, then by number."""
     up = [port for port in hca.ports if is_active(port) is not False]
-    return sorted(up, key=lambda port: (is_active(port) is None, -(port.rate_gbps or 0), port.number))
+    return sorted(up, key=lambda port: (is_active(port) is None, -(port.rate_gbit or 0), port.number))
 
 
 def link_layer(hca: Hca) -> str | None:
@@ -90,25 +41,36 @@ def link_layer(hca: Hca) -> str | None:
     return None
 
 
-def rate(hca: Hca) -> float | None:
-    """Rate of the best port in Gbit/s."""
-    rates = [port.rate_gbps for port in active_ports(hca) if port.rate_gbps]
-    return max(rates) if rates else None
+def rate_gbit(hca: Hca) -> float | None:
+    """Rate of the best port in Gbit/s; None when no port has one."""
+    return max((port.rate_gbit for port in active_ports(hca) if port.rate_gbit), default=None)
 
 
 def foreign_driver(hca: Hca) -> str | None:
-    """What an HCA is called that NVSHMEM's IBGDA cannot drive, None for mlx5 and for the unknown."""
-    if hca.driver:
-        return None if hca.driver.startswith("mlx5") else FOREIGN_DRIVERS.get(hca.driver, hca.driver)
-    try:
-        vendor = int(hca.vendor, 16) if hca.vendor else None
-    except ValueError:
-        vendor = None
-    if vendor in FOREIGN_VENDORS:
-        return FOREIGN_VENDORS[vendor]
-    return next((text for prefix, text in FOREIGN_NAMES.items() if (hca.name or "").startswith(prefix)), None)
+    """The name of an HCA that NVSHMEM's IBGDA cannot drive ("AWS EFA"), None for mlx5 and for the unknown."""
+    return nics.foreign_to_ibgda(hca.driver, hca.vendor, hca.name)
 
 
-def is_software(hca: Hca) -> bool:
-    """True for RDMA in software (rxe, siw): it moves nothing by DMA from a GPU."""
-    return (hca.driver or hca.name or "").startswith(SOFTWARE)
+def hca_order(hca: Hca) -> tuple[object, ...]:
+    """Bus order, never name order; an HCA whose bus id is unknown comes after the others, by its label (NIC2 before NIC10)."""
+    return (bus_order(hca.pci), natural(hca.label))
+
+
+def gpu_order(gpu: Gpu) -> tuple[object, ...]:
+    """Bus order, by index where the bus id is unknown."""
+    return (bus_order(gpu.pci), gpu.index)
+
+
+def card_of(hca: Hca) -> str:
+    """Identity of the physical card: the source's word, else the bus id or rdma-core name without its function."""
+    if hca.card and hca.card.strip("0:x"):
+        return hca.card
+    if hca.pci:
+        return hca.pci.rpartition(".")[0] or hca.pci
+    # rdma-core's persistent names end in the PCI function: rocep1s0f0 and rocep1s0f1 are one card.
+    return re.sub(r"(?<=s\d)f\d+$", "", hca.id)
+
+
+def levels_of(topology: Topology, gpus: Iterable[Gpu]) -> dict[tuple[int, str], str | None]:
+    """The level of every GPU and HCA: from the source, its PCI tree or its NUMA nodes; None where they do not tell."""
+    return {(gpu.index, hca.label): path_level(topology, gpu, hca) for gpu in gpus for hca in topology.hcas}

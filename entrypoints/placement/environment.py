@@ -2,33 +2,19 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address
 
 from entrypoints.errors import UsageError
+from entrypoints.facts.nics import DEFAULT_HCA_PREFIX, is_routable_gid
 from entrypoints.placement.candidates import IBGDA_WORKLOADS
 from entrypoints.placement.devices import link_layer
 from entrypoints.topology.model import Gid, Hca, Port
 
-#: Not set on purpose: OMP_NUM_THREADS (OpenMP counts the bound CPUs itself), NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME
-#: (a plan of one host cannot know the network between hosts; the user's values pass through).
-DEFAULT_PREFIX = "mlx5"
-
 
 def roce_gid(port: Port) -> Gid | None:
-    """The GID slot for RoCE v2 over IPv4, else over routable IPv6; None when the table is unknown or has neither."""
-    v2 = [gid for gid in port.gids if gid.type is not None and "v2" in gid.type.lower()]
-    ipv4 = [gid for gid in v2 if is_ipv4(gid.gid)]
-    ipv6 = [gid for gid in v2 if not is_ipv4(gid.gid) and not gid.gid.lower().startswith("fe80")]
-    return min(ipv4 or ipv6, key=lambda gid: gid.index, default=None)
-
-
-def is_ipv4(gid: str) -> bool:
-    """True for an IPv4-mapped GID (::ffff:a.b.c.d, in sysfs 0000:...:ffff:0a00:0001)."""
-    from ipaddress import IPv6Address
-
-    try:
-        return IPv6Address(gid.strip()).ipv4_mapped is not None
-    except ValueError:
-        return False
+    """The GID slot that a rank uses on RoCE: the first with an IPv4 address, else the first routable one; None when none is known."""
+    routable = [gid for gid in port.gids if is_routable_gid(gid.gid, gid.type)]
+    return min(routable, key=lambda gid: (IPv6Address(gid.gid.strip()).ipv4_mapped is None, gid.index), default=None)
 
 
 def rank_environment(
@@ -36,6 +22,8 @@ def rank_environment(
 ) -> tuple[dict[str, str], list[str]]:
     """Variables for one rank and warnings. `rails` are "name:port" of all HCAs of the plan, for NCCL's allow list."""
     env: dict[str, str] = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpu else {}
+    # Not set on purpose: OMP_NUM_THREADS (OpenMP counts the bound CPUs itself), NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME
+    # (a plan of one host cannot know the network between hosts; the user's values pass through).
     warnings: list[str] = []
     if hca is None or hca.name is None or workload not in IBGDA_WORKLOADS:
         return env, warnings
@@ -43,7 +31,7 @@ def rank_environment(
     env["NVSHMEM_HCA_LIST"] = f"{hca.name}:{number}"
     env["NVSHMEM_ENABLE_NIC_PE_MAPPING"] = environ.get("NVSHMEM_ENABLE_NIC_PE_MAPPING") or "1"
     prefix = environ.get("NVSHMEM_HCA_PREFIX")
-    if prefix is None and DEFAULT_PREFIX not in hca.name:
+    if prefix is None and DEFAULT_HCA_PREFIX not in hca.name:
         env["NVSHMEM_HCA_PREFIX"] = hca.name[: re.search(r"\d|$", hca.name).start()] or hca.name  # type: ignore[union-attr]
     elif prefix is not None and prefix not in hca.name:
         warnings.append(f"NVSHMEM_HCA_PREFIX={prefix} does not occur in {hca.name}: NVSHMEM will skip this HCA")
@@ -58,23 +46,25 @@ def rank_environment(
 
 def _gid_index(hca: Hca, port: Port | None, environ: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
     """NVSHMEM_IB_GID_INDEX for RoCE, where the GID table is known."""
-    own = environ.get("NVSHMEM_IB_GID_INDEX")
     gids = {gid.index: gid for gid in port.gids} if port else {}
-    if own is not None:
+    by_user = environ.get("NVSHMEM_IB_GID_INDEX")
+    if by_user is not None:
         try:
-            index = int(own)
+            index = int(by_user)
         except ValueError:
-            raise UsageError("not a number", where=f"NVSHMEM_IB_GID_INDEX={own}", hint="-1 (automatic) or a GID table index") from None
+            raise UsageError("not a number", where=f"NVSHMEM_IB_GID_INDEX={by_user}", hint="-1 (automatic) or a GID table index") from None
         if gids and index >= 0 and index not in gids:
-            warnings.append(f"NVSHMEM_IB_GID_INDEX={own}: {hca.name} has no GID there (filled: {', '.join(map(str, sorted(gids)))})")
+            filled = ", ".join(map(str, sorted(gids)))
+            warnings.append(f"NVSHMEM_IB_GID_INDEX={by_user}: {hca.name} has no GID there (filled: {filled})")
         elif gids and index >= 0 and link_layer(hca) == "Ethernet" and "v2" not in (gids[index].type or "v2").lower():
-            warnings.append(f"NVSHMEM_IB_GID_INDEX={own}: {hca.name} has {gids[index].type} there, not RoCE v2")
+            warnings.append(f"NVSHMEM_IB_GID_INDEX={by_user}: {hca.name} has {gids[index].type} there, not RoCE v2")
         return {}
     if not gids or port is None or link_layer(hca) != "Ethernet":
         return {}
     gid = roce_gid(port)
-    if gid is None:
+    if gid is not None:
+        return {"NVSHMEM_IB_GID_INDEX": str(gid.index)}
+    if all(is_routable_gid(other.gid, other.type) is False for other in gids.values()):
         interface = f"is {port.netdev}" if port.netdev else "is its interface"
         warnings.append(f"{hca.name}: no routable RoCE v2 GID ({interface} up, with an IPv4 address?)")
-        return {}
-    return {"NVSHMEM_IB_GID_INDEX": str(gid.index)}
+    return {}

@@ -1,10 +1,10 @@
 """Who gets which HCA: a minimum-cost matching with capacities over the candidates."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from entrypoints.placement.assignment import assign
 from entrypoints.placement.cpus import UNKNOWN_DISTANCE, distance
-from entrypoints.placement.distance import Levels, card_of, gpu_order, hca_order
+from entrypoints.placement.devices import Levels, card_of, gpu_order, hca_order
 from entrypoints.topology.model import Gpu, Hca, Topology
 
 #: Nearest first. An unknown path ranks between NODE and SYS: it may be either, and it must not look like the best one.
@@ -40,9 +40,9 @@ def match(
     room = capacity(max(len(topology.gpus), len(gpus)), len(rails))
     while sum(max(room - used, 0) for used in taken) < len(rows):
         room += 1
-    whole = {} if len(rows) >= len(topology.gpus) else match(topology, topology.gpus, rails, levels)
+    of_all_gpus = {} if len(rows) >= len(topology.gpus) else match(topology, topology.gpus, rails, levels)
     slots = [(position, turn) for position, used in enumerate(taken) for turn in range(used, room)]
-    costs = _Costs(topology, rows, rails, levels, room, whole)
+    costs = _Costs(topology, rows, rails, levels, room, of_all_gpus)
     columns = assign([[costs.of(gpu_rank, position, turn) for position, turn in slots] for gpu_rank in range(len(rows))])
     return {**fixed, **{gpu.index: rails[slots[column][0]] for gpu, column in zip(rows, columns, strict=True)}}
 
@@ -51,27 +51,24 @@ class _Costs:
     """Lexicographic costs packed into integers: each term's unit exceeds the largest sum of all lesser terms."""
 
     def __init__(
-        self, topology: Topology, gpus: Sequence[Gpu], rails: Sequence[Hca], levels: Levels, room: int, whole: Mapping[int, Hca]
+        self, topology: Topology, gpus: Sequence[Gpu], rails: Sequence[Hca], levels: Levels, room: int, of_all_gpus: Mapping[int, Hca]
     ) -> None:
         self._gpus, self._rails, self._levels = gpus, rails, levels
-        self._topology, self._whole = topology, whole
-        self._distances: dict[tuple[int | None, int | None], int] = {}
+        self._topology, self._whole = topology, of_all_gpus
         ports: dict[str, list[int]] = {}
         for position, rail in enumerate(rails):
             ports.setdefault(card_of(rail), []).append(position)
-        everywhere: dict[str, int] = {}
-        for hca in topology.hcas:
-            everywhere[card_of(hca)] = everywhere.get(card_of(hca), 0) + 1
+        everywhere = Counter(card_of(hca) for hca in topology.hcas)
         self._port_of_card = [ports[card_of(rail)].index(position) for position, rail in enumerate(rails)]
         self._ports_on_card = [len(ports[card_of(rail)]) for rail in rails]
-        self._crowd = [everywhere.get(card_of(rail), 1) > 1 for rail in rails]
+        self._crowd = [everywhere[card_of(rail)] > 1 for rail in rails]
         nearest = [min((LEVEL_RANK[levels.get((gpu.index, rail.label))] for gpu in topology.gpus), default=5) for rail in rails]
         self._claim = [LEVEL_RANK["SYS"] - rank for rank in nearest]
         # GPUs keep their place in the order of all GPUs of the host, so that hiding one does not shift the others' NICs.
-        order = {gpu.index: place for place, gpu in enumerate(sorted(topology.gpus, key=gpu_order))}
-        self._place = [order.get(gpu.index, place) for place, gpu in enumerate(gpus)]
+        order = {gpu.index: position for position, gpu in enumerate(sorted(topology.gpus, key=gpu_order))}
+        self._place = [order.get(gpu.index, position) for position, gpu in enumerate(gpus)]
         rows = len(gpus)
-        span = max([len(rails), *(place + 1 for place in self._place)])
+        span = max([len(rails), *(position + 1 for position in self._place)])
         self._unit_subset = rows * span * span + 1
         self._unit_whole = self._unit_subset * (rows * len(rails) + 1)
         self._unit_crowd = self._unit_whole * (rows + 1)
@@ -90,17 +87,65 @@ class _Costs:
             # A cut matrix row: an HCA that sits at another GPU is not likely to be this one's.
             cost += self._unit_node * self._claim[position]
         elif LEVEL_RANK[level] > LEVEL_RANK["PXB"]:
-            cost += self._unit_node * self._distance(gpu.numa_node, rail.numa_node)
+            cost += self._unit_node * distance(self._topology, gpu.numa_node, rail.numa_node)
         if gpu.index in self._whole and self._whole[gpu.index].label != rail.label:
             cost += self._unit_whole
         return cost + self._unit_crowd * self._crowd[position]
-
-    def _distance(self, here: int | None, there: int | None) -> int:
-        if (here, there) not in self._distances:
-            self._distances[here, there] = distance(self._topology, here, there)
-        return self._distances[here, there]
 
     def of(self, row: int, position: int, turn: int) -> int:
         """Cost of giving GPU `row` the `turn`-th place at rail `position`."""
         on_card = turn * self._ports_on_card[position] + self._port_of_card[position]
         return self._pair[row][position] + self._unit_share * turn + self._unit_card * on_card
+
+
+def assign(costs: Sequence[Sequence[int]]) -> list[int]:
+    """The column of each row such that the sum of costs is least; there must be at least as many columns as rows.
+
+    Successive shortest augmenting paths with node potentials (Kuhn 1955, Munkres 1957; the O(rows² · columns) form of
+    Jonker & Volgenant 1987). Ties are broken by position alone, so equal input gives equal output.
+    """
+    rows = len(costs)
+    if not rows:
+        return []
+    columns = len(costs[0])
+    if columns < rows:
+        raise ValueError(f"{rows} rows cannot be assigned to {columns} columns")
+    row_potential = [0] * rows
+    column_potential = [0] * columns
+    owner = [-1] * columns
+    for start in range(rows):
+        # Grow a shortest-path tree from the free row until it reaches a free column.
+        best: list[int | None] = [None] * columns
+        parent = [-1] * columns
+        open_columns = list(range(columns))
+        reached: list[int] = []
+        row, at = start, -1
+        while True:
+            line, base = costs[row], row_potential[row]
+            nearest, gap = -1, None
+            for column in open_columns:
+                reduced = line[column] - base - column_potential[column]
+                least = best[column]
+                if least is None or reduced < least:
+                    best[column] = least = reduced
+                    parent[column] = at
+                if gap is None or least < gap:
+                    gap, nearest = least, column
+            assert gap is not None
+            row_potential[start] += gap
+            for column in reached:
+                row_potential[owner[column]] += gap
+                column_potential[column] -= gap
+            open_columns.remove(nearest)
+            for column in open_columns:
+                best[column] -= gap  # type: ignore[operator]
+            reached.append(nearest)
+            at = nearest
+            if owner[nearest] < 0:
+                break
+            row = owner[nearest]
+        while at >= 0:
+            before = parent[at]
+            owner[at] = owner[before] if before >= 0 else start
+            at = before
+    return [owner.index(row) for row in range(rows)]

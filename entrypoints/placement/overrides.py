@@ -36,8 +36,8 @@ def find_hca(topology: Topology, text: str, where: str) -> Choice:
         name, port = match[1], int(match[2])
         hca = _lookup(topology, name)
     if hca is None:
-        known = ", ".join(hca.id for hca in topology.hcas) or "none"
-        raise UsageError(f"no HCA is called {name!r} on this host", where=where, hint=f"known: {known}")
+        names = ", ".join(hca.id for hca in topology.hcas) or "none"
+        raise UsageError(f"no HCA is called {name!r} on this host", where=where, hint=f"known: {names}")
     if port is not None and hca.ports and port not in {p.number for p in hca.ports}:
         raise UsageError(f"{hca.id} has no port {port}", where=where, hint=f"its ports: {', '.join(str(p.number) for p in hca.ports)}")
     return Choice(hca, port)
@@ -66,18 +66,18 @@ def visible_gpus(topology: Topology, environ: Mapping[str, str]) -> list[Gpu]:
         if part.upper().startswith("MIG"):
             raise UsageError("a MIG instance cannot be placed: DeepEP needs whole GPUs", where=where, hint="use GPU indices or UUIDs")
         if part.isdecimal():
-            found = [gpu for gpu in gpus if gpu.index == int(part)]
+            named = [gpu for gpu in gpus if gpu.index == int(part)]
         elif all(gpu.uuid is None for gpu in gpus):
             raise UsageError("this topology has no GPU UUIDs", where=where, hint="use indices in bus order")
         else:
             # CUDA accepts any unique prefix of a UUID.
-            found = [gpu for gpu in gpus if (gpu.uuid or "").lower().startswith(part.lower())]
-        if len(found) != 1:
-            known = ", ".join(str(gpu.index) for gpu in gpus)
-            raise UsageError(f"{part!r} names {len(found) or 'no'} GPUs of this host", where=where, hint=f"indices: {known}")
-        if found[0] in chosen:
-            raise UsageError(f"GPU {found[0].index} is listed twice", where=where, hint="CUDA refuses such a list")
-        chosen += found
+            named = [gpu for gpu in gpus if (gpu.uuid or "").lower().startswith(part.lower())]
+        if len(named) != 1:
+            indices = ", ".join(str(gpu.index) for gpu in gpus)
+            raise UsageError(f"{part!r} names {len(named) or 'no'} GPUs of this host", where=where, hint=f"indices: {indices}")
+        if named[0] in chosen:
+            raise UsageError(f"GPU {named[0].index} is listed twice", where=where, hint="CUDA refuses such a list")
+        chosen += named
     return chosen
 
 
@@ -125,11 +125,11 @@ def read_wishes(
     if workload == "deepep-v2":
         _nccl_list(topology, environ, excluded, warnings)
     for key, choice in fixed.items():
-        who = f"rank {key}" if not topology.gpus else f"GPU {key}"
+        subject = f"rank {key}" if not topology.gpus else f"GPU {key}"
         if any(port.number == (choice.port or port.number) and is_active(port) is False for port in choice.hca.ports):
-            warnings.append(f"{who}: {choice.hca.id} was asked for, but its port is not active")
+            warnings.append(f"{subject}: {choice.hca.id} was asked for, but its port is not active")
         if choice.hca.label in excluded:
-            warnings.append(f"{who}: {choice.hca.id} was asked for by name, although {excluded[choice.hca.label]}")
+            warnings.append(f"{subject}: {choice.hca.id} was asked for by name, although {excluded[choice.hca.label]}")
     return Wishes(fixed, excluded, ports, tuple(warnings))
 
 
@@ -155,9 +155,7 @@ def _nvshmem_lists(
         entries = [part.strip() for part in text.lstrip("^").split(",") if part.strip()]
         choices = [find_hca(topology, entry, where) for entry in entries]
         labels = {choice.hca.label for choice in choices}
-        for hca in topology.hcas:
-            if negative == (hca.label in labels):
-                excluded.setdefault(hca.label, f"excluded by {variable}" if negative else f"not in {variable}")
+        _exclude(topology, labels, negative, variable, excluded)
         if negative:
             return {}
         if len(labels) > 1 and ranks > 1:
@@ -182,13 +180,18 @@ def _nccl_list(topology: Topology, environ: Mapping[str, str], excluded: dict[st
     labels: set[str] = set()
     for entry in (part.strip() for part in text.lstrip("^=").split(",") if part.strip()):
         name = entry.split(":")[0]
-        found = {hca.label for hca in topology.hcas if hca.id == name or (not exact and hca.id.startswith(name))}
-        if not found:
-            known = ", ".join(hca.id for hca in topology.hcas)
-            raise UsageError(f"no HCA matches {name!r} on this host", where=f"NCCL_IB_HCA={text}", hint=f"known: {known}")
-        labels |= found
+        matches = {hca.label for hca in topology.hcas if hca.id == name or (not exact and hca.id.startswith(name))}
+        if not matches:
+            names = ", ".join(hca.id for hca in topology.hcas)
+            raise UsageError(f"no HCA matches {name!r} on this host", where=f"NCCL_IB_HCA={text}", hint=f"known: {names}")
+        labels |= matches
     if not exact and not negative and len(labels) > len(text.split(",")):
         warnings.append(f"NCCL_IB_HCA={text} matches by prefix and means {len(labels)} HCAs; a leading = makes names exact")
+    _exclude(topology, labels, negative, "NCCL_IB_HCA", excluded)
+
+
+def _exclude(topology: Topology, labels: set[str], negative: bool, variable: str, excluded: dict[str, str]) -> None:
+    """Note the HCAs that a list leaves out: those in it when it begins with "^", else the others."""
     for hca in topology.hcas:
         if negative == (hca.label in labels):
-            excluded.setdefault(hca.label, "excluded by NCCL_IB_HCA" if negative else "not in NCCL_IB_HCA")
+            excluded.setdefault(hca.label, f"excluded by {variable}" if negative else f"not in {variable}")

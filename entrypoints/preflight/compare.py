@@ -1,12 +1,25 @@
-"""Differences between the nodes of one job: each is a finding, with the nodes that hold each value."""
+"""What of a host must be equal on every node of a job, as one small record a node, and the differences between these records."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from entrypoints.preflight.model import CheckResult, Status
+from entrypoints.preflight.gpu import driver_version
+from entrypoints.preflight.libraries import WHEELS, package_version
+from entrypoints.preflight.model import Answer, Host, Status, failed, not_run, passed
+from entrypoints.results.model import Check
 
-#: Field of a facts record, title, status when it differs, remedy.
+SCHEMA = "epbox.facts/1"
+PACKAGES = (
+    ("deep_ep", r"deep_ep"),
+    ("torch", r"torch"),
+    ("nvshmem", WHEELS["nvshmem"]),
+    ("nccl", WHEELS["nccl"]),
+    ("cuda_runtime", r"nvidia_cuda_runtime(_cu\d+)?"),
+)
+
+#: Field of a facts record (`hca_`: of each HCA in it), title, status when it differs, remedy.
 FIELDS: tuple[tuple[str, str, Status, str], ...] = (
     ("driver", "NVIDIA driver equal over nodes", "WARN", "install one driver version on all nodes"),
     ("kernel", "kernel equal over nodes", "WARN", "boot one kernel on all nodes"),
@@ -16,18 +29,50 @@ FIELDS: tuple[tuple[str, str, Status, str], ...] = (
     ("packages", "libraries equal over nodes", "FAIL", "run the same image, by digest, on all nodes"),
     ("lock", "image lock equal over nodes", "FAIL", "run the same image, by digest, on all nodes"),
     ("numa_balancing", "NUMA balancing equal over nodes", "WARN", "sysctl -w kernel.numa_balancing=0 on all nodes"),
-)
-#: Field of one HCA in a facts record, title, status when it differs, remedy.
-RAIL_FIELDS: tuple[tuple[str, str, Status, str], ...] = (
-    ("name", "HCA names equal over nodes", "WARN", "rails are matched by position: rename by udev so that one name is one rail everywhere"),
-    ("firmware", "HCA firmware equal over nodes", "WARN", "bring all to the newest: mlxfwmanager --query"),
-    ("link_layer", "link layer equal over nodes", "FAIL", "InfiniBand and RoCE ports cannot talk to each other"),
-    ("rate_gbps", "port rate equal over nodes", "WARN", "the slowest port bounds the job: mlxlink -d DEVICE on that node"),
-    ("mtu", "MTU equal over nodes", "FAIL", "ip link set NETDEV mtu 9000 on all nodes"),
+    (
+        "hca_name",
+        "HCA names equal over nodes",
+        "WARN",
+        "rails are matched by position: rename by udev so that one name is one rail everywhere",
+    ),
+    ("hca_firmware", "HCA firmware equal over nodes", "WARN", "bring all to the newest: mlxfwmanager --query"),
+    ("hca_link_layer", "link layer equal over nodes", "FAIL", "InfiniBand and RoCE ports cannot talk to each other"),
+    ("hca_rate_gbps", "port rate equal over nodes", "WARN", "the slowest port bounds the job: mlxlink -d DEVICE on that node"),
+    ("hca_mtu", "MTU equal over nodes", "FAIL", "ip link set NETDEV mtu 9000 on all nodes"),
 )
 
 
-def compare_nodes(records: Sequence[Mapping[str, Any]]) -> list[CheckResult]:
+def host_facts(host: Host) -> dict[str, Any]:
+    """Kernel, driver, GPUs, HCAs, MTU, libraries and image lock of one host; unknown is null."""
+    lock = host.files.maybe("opt/epbox/lock.json")
+    packages = {name: package_version(host, pattern) for name, pattern in PACKAGES}
+    return {
+        "schema": SCHEMA,
+        "hostname": host.files.maybe("proc/sys/kernel/hostname") or host.topology.hostname,
+        "kernel": host.files.maybe("proc/sys/kernel/osrelease"),
+        "driver": driver_version(host),
+        "cpus": len(host.topology.cpus),
+        "numa_nodes": len(host.topology.numa_nodes),
+        "gpus": [gpu.name for gpu in host.topology.gpus],
+        "hcas": [
+            {
+                "name": hca.id,
+                "driver": hca.driver,
+                "firmware": hca.firmware,
+                "board": hca.board,
+                "link_layer": port.link_layer,
+                "rate_gbps": port.rate_gbit,
+                "mtu": host.files.number(f"sys/class/net/{port.netdev}/mtu") if port.netdev else None,
+            }
+            for hca, port in host.fabric()
+        ],
+        "packages": {name: package[1] if package else None for name, package in packages.items()},
+        "lock": hashlib.sha256(lock.encode()).hexdigest() if lock else None,
+        "numa_balancing": host.files.maybe("proc/sys/kernel/numa_balancing"),
+    }
+
+
+def compare_nodes(records: Sequence[Mapping[str, Any]]) -> list[Check]:
     """Findings over the facts of all nodes (records of epbox.facts/1, or of epbox.doctor/1 with facts inside), worst first.
 
     An equal field is a PASS, a field that some node could not read a NOT_RUN; one node alone gives no finding.
@@ -35,21 +80,16 @@ def compare_nodes(records: Sequence[Mapping[str, Any]]) -> list[CheckResult]:
     facts = [record.get("facts", record) for record in records]
     if len(facts) < 2:
         return []
-    labels = _labels(facts)
+    names = [str(fact.get("hostname") or "?") for fact in facts]
+    # A label for each node that is unique even where host names are not.
+    labels = [f"{name}#{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
     results = [_unique_names(facts)]
     for key, title, status, remedy in FIELDS:
-        results.append(_judge(f"nodes.{key}", title, status, remedy, dict(zip(labels, [fact.get(key) for fact in facts], strict=True))))
-    for key, title, status, remedy in RAIL_FIELDS:
-        values = [_rails(fact, key) for fact in facts]
-        results.append(_judge(f"nodes.hca_{key}", title, status, remedy, dict(zip(labels, values, strict=True))))
+        values = [_rails(fact, key.removeprefix("hca_")) if key.startswith("hca_") else fact.get(key) for fact in facts]
+        answer = _compared(dict(zip(labels, values, strict=True)), status, remedy)
+        results.append(answer.result(f"nodes.{key}", title, "docs/doctor.md, differences between nodes"))
     order = {"FAIL": 0, "WARN": 1, "NOT_RUN": 2, "PASS": 3}
     return sorted(results, key=lambda result: order[result.status])
-
-
-def _labels(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each node that is unique even where host names are not."""
-    names = [str(fact.get("hostname") or "?") for fact in facts]
-    return [f"{name}#{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
 def _rails(fact: Mapping[str, Any], key: str) -> Any:
@@ -61,34 +101,31 @@ def _rails(fact: Mapping[str, Any], key: str) -> Any:
     return None if any(value is None for value in values) else values
 
 
-def _unique_names(facts: Sequence[Mapping[str, Any]]) -> CheckResult:
+def _unique_names(facts: Sequence[Mapping[str, Any]]) -> Check:
     names = [fact.get("hostname") for fact in facts]
-    source = "NVSHMEM src/host/util/util.cpp:41-51"
-    if any(not name for name in names):
-        return CheckResult("nodes.hostname", "host names differ", "NOT_RUN", f"{names.count(None)} nodes gave no host name", "", source)
     twice = sorted({str(name) for name in names if names.count(name) > 1})
-    if twice:
+    answer = passed(", ".join(map(str, names)))
+    if any(not name for name in names):
+        answer = not_run(f"{names.count(None)} nodes gave no host name")
+    elif twice:
         remedy = "--hostname NODE or --network=host on each: NVSHMEM takes two nodes of one name for one"
-        return CheckResult("nodes.hostname", "host names differ", "FAIL", f"several nodes are called {', '.join(twice)}", remedy, source)
-    return CheckResult("nodes.hostname", "host names differ", "PASS", ", ".join(map(str, names)), "", source)
+        answer = failed(f"several nodes are called {', '.join(twice)}", remedy)
+    return answer.result("nodes.hostname", "host names differ", "NVSHMEM src/host/util/util.cpp:41-51")
 
 
-def _judge(id: str, title: str, status: Status, remedy: str, values: Mapping[str, Any]) -> CheckResult:
-    source = "docs/doctor.md, differences between nodes"
+def _compared(values: Mapping[str, Any], status: Status, remedy: str) -> Answer:
+    """PASS for one value on all nodes, `status` for several, NOT_RUN where all that differs is that some node's is unknown."""
     groups: dict[str, list[str]] = {}
     for node, value in values.items():
         groups.setdefault(_text(value), []).append(node)
-    if "unknown" in groups:
+    if "unknown" in groups and len(groups) < 3:
         absent = groups["unknown"]
-        evidence = "unknown on every node" if len(absent) == len(values) else f"unknown on {', '.join(absent)}"
-        known = [text for text in groups if text != "unknown"]
-        if len(known) < 2:
-            return CheckResult(id, title, "NOT_RUN", evidence, "", source)
+        return not_run("unknown on every node" if len(absent) == len(values) else f"unknown on {', '.join(absent)}")
     if len(groups) == 1:
-        return CheckResult(id, title, "PASS", _short(next(iter(groups))), "", source)
+        return passed(_short(next(iter(groups))))
     # The largest group is the norm; the others are the nodes to look at.
     evidence = "; ".join(f"{_short(text)} on {_nodes(nodes)}" for text, nodes in sorted(groups.items(), key=lambda item: -len(item[1])))
-    return CheckResult(id, title, status, evidence, remedy, source)
+    return Answer(status, evidence, remedy)
 
 
 def _text(value: Any) -> str:

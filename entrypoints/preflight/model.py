@@ -1,11 +1,13 @@
 """What a check is, what it may look at, and how it answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
+from entrypoints.placement.devices import is_active
 from entrypoints.preflight.files import Files, NotReadable
 from entrypoints.preflight.live import Probes
+from entrypoints.results.model import Check
 from entrypoints.topology.model import Hca, Port, Topology
 
 Status = Literal["PASS", "WARN", "FAIL", "NOT_RUN"]
@@ -15,9 +17,6 @@ ALLTOALL, V1, V2 = "alltoall", "deepep-v1", "deepep-v2"
 EVERY = frozenset({ALLTOALL, V1, V2})
 DEEPEP = frozenset({V1, V2})
 
-#: Linux capability numbers (include/uapi/linux/capability.h).
-CAP_IPC_LOCK, CAP_SYS_RAWIO, CAP_SYS_ADMIN, CAP_SYS_NICE = 14, 17, 21, 23
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -26,6 +25,10 @@ class Answer:
     status: Status
     evidence: str
     remedy: str = ""
+
+    def result(self, id: str, title: str, source: str) -> Check:
+        """This answer as one line of doctor. `source` names the document, issue or source line that the rule comes from."""
+        return Check(id=id, title=title, status=self.status, evidence=self.evidence, remedy=self.remedy, source=source)
 
 
 def passed(evidence: str) -> Answer:
@@ -45,18 +48,11 @@ def not_run(evidence: str, remedy: str = "") -> Answer:
 
 
 @dataclass(frozen=True)
-class CheckResult:
-    """One line of doctor. `source` names the document, issue or source line that the rule comes from."""
+class Library:
+    """A library that is judged: its version where it is known, and how (which file would load, whose metadata)."""
 
-    id: str
-    title: str
-    status: Status
-    evidence: str
-    remedy: str
-    source: str
-
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
+    version: str | None
+    basis: str
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,24 @@ class Host:
     files: Files
     environ: Mapping[str, str]
     topology: Topology
-    probes: Probes
+    #: What asks the running host; None for a copy of a host.
+    live: Probes | None
     workload: str = V1
     #: Number of nodes in the job; None when nobody told.
     nodes: int | None = None
     #: NVSHMEM_DEBUG=INFO output of an earlier run, when given.
     log: str | None = None
     #: Folders that hold Python packages (nvidia/nvshmem/lib, *.dist-info), relative to the root.
-    site: tuple[str, ...] = field(default=())
+    site: tuple[str, ...] = ()
+    #: "nccl" and "nvshmem" as a process really had them after import (`doctor --probe`).
+    loaded: Mapping[str, Library] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> Probes:
+        """Questions to the running host. Raises NotReadable for a copy of a host."""
+        if self.live is None:
+            raise NotReadable("only the running host can tell")
+        return self.live
 
     @property
     def several_nodes(self) -> bool:
@@ -83,13 +89,21 @@ class Host:
     def deepep(self) -> bool:
         return self.workload in DEEPEP
 
+    def fields(self, name: str) -> dict[str, str]:
+        """The `key: value` lines of a file of /proc. Raises NotReadable."""
+        lines = (line.partition(":") for line in self.files.text(name).splitlines())
+        return {key.strip(): value.strip().strip('"') for key, colon, value in lines if colon}
+
     def status(self, name: str) -> str:
         """One field of /proc/self/status. Raises NotReadable."""
-        for line in self.files.text("proc/self/status").splitlines():
-            key, _, value = line.partition(":")
-            if key == name:
-                return value.strip()
-        raise NotReadable(f"/proc/self/status has no {name}")
+        fields = self.fields("proc/self/status")
+        if name not in fields:
+            raise NotReadable(f"/proc/self/status has no {name}")
+        return fields[name]
+
+    def is_set(self, variable: str) -> bool:
+        """True when a Boolean variable of NVSHMEM is on, by its grammar: 0, n... and f... are off."""
+        return self.environ.get(variable, "")[:1].lower() not in ("0", "n", "f", "")
 
     def has_capability(self, number: int) -> bool:
         """True when the effective set of this process holds it. Raises NotReadable."""
@@ -109,23 +123,25 @@ class Host:
                 return soft, hard
         raise NotReadable(f"/proc/self/limits has no readable {name!r}")
 
-    def parameters(self) -> dict[str, str]:
-        """/proc/driver/nvidia/params as a mapping. Raises NotReadable without the driver."""
-        lines = (line.partition(":") for line in self.files.text("proc/driver/nvidia/params").splitlines())
-        return {key.strip(): value.strip().strip('"') for key, colon, value in lines if colon}
-
     def fabric(self) -> tuple[tuple[Hca, Port], ...]:
         """HCAs with their first active port that a rank may use: InfiniBand alone if any is active, else the active RoCE ports."""
-        active = [(hca, port) for hca in self.topology.hcas for port in hca.ports if (port.state or "").upper().endswith("ACTIVE")]
+        active = [(hca, port) for hca in self.topology.hcas for port in hca.ports if is_active(port)]
         infiniband = [pair for pair in active if pair[1].link_layer == "InfiniBand"]
         first: dict[str, tuple[Hca, Port]] = {}
         for hca, port in infiniband or active:
             first.setdefault(hca.id, (hca, port))
         return tuple(first.values())
 
+    def rails(self) -> tuple[tuple[Hca, Port], ...]:
+        """As fabric(), and never empty. Raises NotReadable without an active port."""
+        fabric = self.fabric()
+        if not fabric:
+            raise NotReadable("no active port")
+        return fabric
+
 
 @dataclass(frozen=True)
-class Check:
+class Rule:
     """One row of the registry: `run` is a pure function of the host."""
 
     id: str

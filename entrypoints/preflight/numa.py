@@ -1,6 +1,7 @@
 """CPUs and memory: does the cpuset contain what a plan needs, and does the kernel leave memory where it was put."""
 
 import re
+from collections import Counter
 
 from entrypoints.cpulist import format_list
 from entrypoints.preflight.model import Answer, Host, not_run, passed, warned
@@ -15,33 +16,23 @@ def affinity(host: Host) -> Answer:
     allowed = set(topology.allowed.cpus)
     if not allowed:
         return not_run("the CPUs that this process may use are unknown")
-    shown = f"{len(allowed)} CPUs ({format_list(allowed)}) on {len(nodes)} NUMA node{'s' if len(nodes) > 1 else ''}"
-    with_cpus = [node for node in nodes.values() if node.cpus and not node.gpu_memory]
-    if len(with_cpus) <= 1 and len(nodes) == 1:
-        return passed(f"{shown}: nothing to choose")
+    evidence = f"{len(allowed)} CPUs ({format_list(allowed)}) on {len(nodes)} NUMA node{'s' if len(nodes) > 1 else ''}"
+    if len(nodes) == 1:
+        return passed(f"{evidence}: nothing to choose")
     devices = [(f"GPU{gpu.index}", gpu.numa_node) for gpu in topology.gpus] + [(hca.id, hca.numa_node) for hca, _ in host.fabric()]
     unknown = [name for name, node in devices if node is None]
-    bare = [
-        f"{name} (node {node})" for name, node in devices if node is not None and not (node in nodes and set(nodes[node].cpus) & allowed)
-    ]
-    forbidden = [
-        f"{name} (node {node})"
-        for name, node in devices
-        if node is not None and topology.allowed.mems and node not in topology.allowed.mems
-    ]
+    located = [(f"{name} (node {node})", node) for name, node in devices if node is not None]
+    bare = [device for device, node in located if node not in nodes or not set(nodes[node].cpus) & allowed]
+    forbidden = [device for device, node in located if topology.allowed.mems and node not in topology.allowed.mems]
     if bare:
-        return warned(
-            f"{shown}; no allowed CPU near {', '.join(bare)}",
-            "widen the cpuset: drop --cpuset-cpus; Kubernetes: topology manager none or best-effort for whole-node pods",
-        )
+        remedy = "widen the cpuset: drop --cpuset-cpus; Kubernetes: topology manager none or best-effort for whole-node pods"
+        return warned(f"{evidence}; no allowed CPU near {', '.join(bare)}", remedy)
     if forbidden:
-        return warned(f"{shown}; memory node not allowed for {', '.join(forbidden)}", "widen --cpuset-mems (cgroup cpuset.mems)")
+        return warned(f"{evidence}; memory node not allowed for {', '.join(forbidden)}", "widen --cpuset-mems (cgroup cpuset.mems)")
     if unknown:
-        return warned(
-            f"{shown}; NUMA node unknown (numa_node -1) of {', '.join(unknown)}",
-            "the hypervisor hides it: give an NCCL topology file with --topology, plan then pairs by bus id",
-        )
-    return passed(f"{shown}; every GPU and HCA has CPUs of its node")
+        remedy = "the hypervisor hides it: give an NCCL topology file with --topology, plan then pairs by bus id"
+        return warned(f"{evidence}; NUMA node unknown (numa_node -1) of {', '.join(unknown)}", remedy)
+    return passed(f"{evidence}; every GPU and HCA has CPUs of its node")
 
 
 def pairs(host: Host) -> Answer:
@@ -56,10 +47,8 @@ def pairs(host: Host) -> Answer:
         return not_run("numa_node is unknown (-1) for some device", "give an NCCL topology file with --topology")
     far = [f"GPU{gpu.index} (node {gpu.numa_node})" for gpu in host.topology.gpus if gpu.numa_node not in near]
     if far:
-        return warned(
-            f"no fabric HCA on the node of {', '.join(far)}",
-            "these GPUs cross the socket link to reach the fabric; check that all HCAs are passed into the container",
-        )
+        remedy = "these GPUs cross the socket link to reach the fabric; check that all HCAs are passed into the container"
+        return warned(f"no fabric HCA on the node of {', '.join(far)}", remedy)
     return passed(f"{len(host.topology.gpus)} GPUs each have a fabric HCA on their node")
 
 
@@ -82,26 +71,22 @@ def hugepages(host: Host) -> Answer:
     if not chosen:
         return not_run(f"transparent_hugepage/enabled reads {text[:40]!r}")
     reserved = host.files.number("proc/sys/vm/nr_hugepages")
-    shown = f"transparent huge pages: {chosen[1]}; reserved: {'unknown' if reserved is None else reserved}"
+    evidence = f"transparent huge pages: {chosen[1]}; reserved: {'unknown' if reserved is None else reserved}"
     if chosen[1] == "never":
-        return warned(shown, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled on the host")
-    return passed(shown)
+        return warned(evidence, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled on the host")
+    return passed(evidence)
 
 
 def governor(host: Host) -> Answer:
     """The CPU frequency governor; powersave of acpi-cpufreq pins the lowest clock. Absent in most virtual machines."""
-    found: dict[str, int] = {}
-    drivers: set[str] = set()
-    for cpu in host.topology.cpus[:512]:
-        base = f"sys/devices/system/cpu/cpu{cpu.id}/cpufreq"
-        name = host.files.maybe(f"{base}/scaling_governor")
-        if name:
-            found[name] = found.get(name, 0) + 1
-            drivers.add(host.files.maybe(f"{base}/scaling_driver") or "unknown")
-    if not found:
+    folders = [f"sys/devices/system/cpu/cpu{cpu.id}/cpufreq" for cpu in host.topology.cpus[:512]]
+    governors = {folder: name for folder in folders if (name := host.files.maybe(f"{folder}/scaling_governor"))}
+    if not governors:
         return not_run("no cpufreq: the hypervisor or firmware sets the clock")
-    shown = ", ".join(f"{name} on {count} CPUs" for name, count in found.items()) + f" ({'/'.join(sorted(drivers))})"
+    drivers = {host.files.maybe(f"{folder}/scaling_driver") or "unknown" for folder in governors}
+    counts = Counter(governors.values())
+    evidence = ", ".join(f"{name} on {count} CPUs" for name, count in counts.items()) + f" ({'/'.join(sorted(drivers))})"
     # intel_pstate's and amd-pstate's "powersave" still scales up by load (kernel doc admin-guide/pm/intel_pstate).
-    if "performance" in found and len(found) == 1:
-        return passed(shown)
-    return warned(shown, "cpupower frequency-set -g performance on the host")
+    if set(counts) == {"performance"}:
+        return passed(evidence)
+    return warned(evidence, "cpupower frequency-set -g performance on the host")

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from entrypoints.output import table
-from entrypoints.preflight.facts import host_facts
-from entrypoints.preflight.flags import docker_run, environment_kind, missing, pod_spec
-from entrypoints.preflight.model import STATUSES, CheckResult, Host
+from entrypoints.preflight.compare import host_facts
+from entrypoints.preflight.container import docker_run, environment_kind, missing, pod_spec
+from entrypoints.preflight.model import STATUSES, Host
+from entrypoints.results.codec import encode
+from entrypoints.results.model import Check
 
 SCHEMA = "epbox.doctor/1"
 #: Characters of evidence in the table.
@@ -14,12 +16,12 @@ WIDTH = 110
 COLOURS = {"PASS": "32", "WARN": "33", "FAIL": "31", "NOT_RUN": "36"}
 
 
-def summary(results: Sequence[CheckResult]) -> dict[str, int]:
+def summary(results: Sequence[Check]) -> dict[str, int]:
     """How many checks gave each status, all four always present."""
     return {status: sum(result.status == status for result in results) for status in STATUSES}
 
 
-def verdict(workload: str, results: Sequence[CheckResult]) -> str:
+def verdict(workload: str, results: Sequence[Check]) -> str:
     """One line: is this host fit, and what stands in the way."""
     counts = summary(results)
     failures = [result.id for result in results if result.status == "FAIL"]
@@ -27,7 +29,7 @@ def verdict(workload: str, results: Sequence[CheckResult]) -> str:
     return f"{state} ({counts['PASS']} pass, {counts['WARN']} warn, {counts['FAIL']} fail, {counts['NOT_RUN']} not run)"
 
 
-def document(host: Host, results: Sequence[CheckResult], probes: Sequence[CheckResult] = ()) -> dict[str, Any]:
+def document(host: Host, results: Sequence[Check], probes: Sequence[Check] = ()) -> dict[str, Any]:
     """The document of epbox.doctor/1."""
     everything = [*results, *probes]
     return {
@@ -38,16 +40,16 @@ def document(host: Host, results: Sequence[CheckResult], probes: Sequence[CheckR
         "status": "FAIL" if any(result.status == "FAIL" for result in everything) else "PASS",
         "verdict": verdict(host.workload, everything),
         "summary": summary(everything),
-        "checks": [result.to_json() for result in results],
-        "probes": [result.to_json() for result in probes],
-        "missing_flags": [{"flag": flag.docker, "why": flag.why} for flag in missing(host)],
+        "checks": encode(results),
+        "probes": encode(probes),
+        "missing_flags": [{"flag": option, "why": why} for option, why in missing(host).items()],
         "docker_run": docker_run(host),
         "pod": pod_spec(host),
         "facts": host_facts(host),
     }
 
 
-def text(workload: str, results: Sequence[CheckResult], colour: bool = False) -> str:
+def text(workload: str, results: Sequence[Check], colour: bool = False) -> str:
     """A table of all checks, then what to do for each that is not a PASS, then the verdict."""
     rows = [(result.status, result.id, _cut(one_line(result.evidence))) for result in results]
     lines = table(("STATUS", "CHECK", "SEEN"), rows).splitlines()
@@ -58,7 +60,7 @@ def text(workload: str, results: Sequence[CheckResult], colour: bool = False) ->
         lines += ["", "What to do:"]
         for result in sorted(todo, key=lambda result: result.status != "FAIL"):
             seen = one_line(result.evidence)
-            lines.append(f"  {result.status} {result.id}: {one_line(result.remedy)}")
+            lines.append(f"  {result.status} {result.id}: {one_line(result.remedy or '')}")
             lines += [f"      seen: {seen}"] if len(seen) > WIDTH else []
             lines.append(f"      from: {result.source}")
     return "\n".join([*lines, "", verdict(workload, results)])

@@ -1,22 +1,25 @@
 """hwloc's XML export (`lstopo --of xml`, versions 1 to 3): CPUs, nodes, PCI tree, GPUs and OpenFabrics devices."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 from entrypoints.errors import UsageError
+from entrypoints.topology.devices import is_gpu, preferred_maker
 from entrypoints.topology.model import Allowed, Cpu, Gpu, Hca, NumaNode, Port, Topology
-from entrypoints.topology.pci import AMD, INTEL, NVIDIA
-from entrypoints.topology.sysfs import bridges_of, place
+from entrypoints.topology.sysfs import place
 from entrypoints.topology.values import bus_id, bus_order, ids_of_mask, integer, natural
 from entrypoints.topology.xml_tree import Element, parse_xml
 
 #: osdev_type of a verbs device: a number up to version 2 of the format, in version 3 a bit of a mask (hwloc.h, hwloc_obj_osdev_type_e).
 OPENFABRICS = 3
 OPENFABRICS_BIT = 1 << 5
+#: enum ibv_port_state.
+PORT_STATES = {"1": "DOWN", "2": "INIT", "3": "ARMED", "4": "ACTIVE"}
 
 
 @dataclass(frozen=True)
 class _Above:
-    """What an object inherits from those around it."""
+    """The attributes that an object inherits from those around it."""
 
     core: int | None = None
     package: int | None = None
@@ -26,7 +29,7 @@ class _Above:
 
 
 @dataclass
-class _Found:
+class _Host:
     version: int
     cpus: dict[int, Cpu] = field(default_factory=dict)
     nodes: dict[int, NumaNode] = field(default_factory=dict)
@@ -44,34 +47,32 @@ def parse_hwloc(text: str, source: str) -> Topology:
     machine = next(iter(root.all("object")), None)
     if machine is None:
         raise UsageError("has no <object>", where=f"{source}:{root.line}", hint="is it `lstopo --of xml` output?")
-    found = _Found(integer((root.get("version") or "1").partition(".")[0]) or 1)
-    _walk(machine, _Above(), found)
-    if not found.cpus:
+    host = _Host(integer((root.get("version") or "1").partition(".")[0]) or 1)
+    _walk(machine, _Above(), host)
+    if not host.cpus:
         raise UsageError("has no PU", where=f"{source}:{machine.line}", hint="is it `lstopo --of xml` output?")
-    allowed_cpus = _mask(machine, "allowed_cpuset") or tuple(found.cpus)
-    allowed_nodes = _mask(machine, "allowed_nodeset") or tuple(found.nodes)
+    allowed_cpus = _mask(machine, "allowed_cpuset") or tuple(host.cpus)
+    allowed_nodes = _mask(machine, "allowed_nodeset") or tuple(host.nodes)
     usable = set(allowed_cpus)
     cpus = tuple(
-        replace(cpu, siblings=tuple(sorted(usable.intersection(found.cores[cpu.package, cpu.core]))))
-        for number, cpu in sorted(found.cpus.items())
+        replace(cpu, siblings=tuple(sorted(usable.intersection(host.cores[cpu.package, cpu.core]))))
+        for number, cpu in sorted(host.cpus.items())
         if number in usable
     )
     nodes = tuple(
         replace(node, cpus=tuple(cpu for cpu in node.cpus if cpu in usable), distances=_distances(root).get(number, {}))
-        for number, node in sorted(found.nodes.items())
-    ) or (NumaNode(0, tuple(sorted(usable & found.cpus.keys()))),)
+        for number, node in sorted(host.nodes.items())
+    ) or (NumaNode(0, tuple(sorted(usable & host.cpus.keys()))),)
     warnings: list[str] = []
-    vendors = set(found.gpu_vendors.values())
-    maker = next((vendor for vendor in (NVIDIA, AMD, INTEL) if vendor in vendors), None)
-    gpus = sorted((gpu for gpu in found.gpus if found.gpu_vendors[gpu.pci or ""] == maker), key=lambda gpu: bus_order(gpu.pci))
-    gpus = place([replace(gpu, index=i) for i, gpu in enumerate(gpus)], nodes, tuple(found.cpus), warnings)
-    hcas = place(sorted(found.hcas, key=lambda hca: natural(hca.id)), nodes, tuple(found.cpus), warnings)
+    maker = preferred_maker(set(host.gpu_vendors.values()))
+    gpus = sorted((gpu for gpu in host.gpus if host.gpu_vendors[gpu.pci or ""] == maker), key=lambda gpu: bus_order(gpu.pci))
+    gpus = place([replace(gpu, index=i) for i, gpu in enumerate(gpus)], nodes, tuple(host.cpus), warnings)
+    hcas = place(sorted(host.hcas, key=lambda hca: natural(hca.id)), nodes, tuple(host.cpus), warnings)
     return Topology(
         source=source,
-        packages=tuple(sorted(found.packages)),
+        packages=tuple(sorted(host.packages)),
         cpus=cpus,
         numa_nodes=nodes,
-        bridges=bridges_of((*gpus, *hcas)),
         gpus=tuple(gpus),
         hcas=tuple(hcas),
         allowed=Allowed(tuple(cpu.id for cpu in cpus), tuple(n.id for n in nodes if n.id in set(allowed_nodes))),
@@ -83,7 +84,7 @@ def _mask(element: Element, name: str) -> tuple[int, ...]:
     return ids_of_mask(element.get(name)) or ()
 
 
-def _walk(element: Element, above: _Above, found: _Found) -> None:
+def _walk(element: Element, above: _Above, host: _Host) -> None:
     kind = element.get("type") or ""
     number = integer(element.get("os_index"))
     if element.get("cpuset"):
@@ -91,17 +92,17 @@ def _walk(element: Element, above: _Above, found: _Found) -> None:
     if kind in ("Package", "Socket"):
         above = replace(above, package=number)
         if number is not None:
-            found.packages.add(number)
+            host.packages.add(number)
     elif kind == "L3Cache" or (kind == "Cache" and element.get("depth") == "3"):
-        above = replace(above, l3=found.l3)
-        found.l3 += 1
+        above = replace(above, l3=host.l3)
+        host.l3 += 1
     elif kind == "Core":
         above = replace(above, core=number)
     elif kind == "PU" and number is not None:
-        found.cpus[number] = Cpu(number, above.core, above.package, above.l3)
-        found.cores.setdefault((above.package, above.core), []).append(number)
+        host.cpus[number] = Cpu(number, above.core, above.package, above.l3)
+        host.cores.setdefault((above.package, above.core), []).append(number)
     elif kind == "NUMANode" and number is not None:
-        found.nodes[number] = NumaNode(number, above.cpus, integer(element.get("local_memory")))
+        host.nodes[number] = NumaNode(number, above.cpus, integer(element.get("local_memory")))
     elif kind == "Bridge":
         pci = bus_id(element.get("pci_busid"))
         if pci is None and element.get("bridge_pci"):
@@ -109,13 +110,13 @@ def _walk(element: Element, above: _Above, found: _Found) -> None:
             pci = f"pci{domain}:{buses.strip('[]').split('-')[0]}"
         above = replace(above, path=(*above.path, pci) if pci else above.path)
     elif kind == "PCIDev":
-        _device(element, above, found)
+        _device(element, above, host)
     for child in element.children:
         if child.tag == "object":
-            _walk(child, above, found)
+            _walk(child, above, host)
 
 
-def _device(element: Element, above: _Above, found: _Found) -> None:
+def _device(element: Element, above: _Above, host: _Host) -> None:
     pci = bus_id(element.get("pci_busid"))
     words = (element.get("pci_type") or "").split()
     if pci is None or not words:
@@ -124,35 +125,20 @@ def _device(element: Element, above: _Above, found: _Found) -> None:
     vendor = integer(f"0x{words[1].strip('[]').split(':')[0]}") if len(words) > 1 else None
     devices = [child for child in element.all("object") if child.get("type") == "OSDev"]
     info = {item.get("name"): item.get("value") for device in devices for item in device.all("info")}
-    prefix = pci_class >> 8
-    is_gpu = (
-        (vendor == NVIDIA and prefix in (0x0300, 0x0302))
-        or (vendor == AMD and prefix in (0x0302, 0x0380, 0x1200))
-        or (vendor == INTEL and prefix == 0x0380)
-    )
-    if is_gpu and vendor is not None:
-        found.gpu_vendors[pci] = vendor
-        found.gpus.append(Gpu(len(found.gpus), pci, info.get("GPUModel"), info.get("NVIDIAUUID"), None, above.path, above.cpus))
+    if vendor is not None and is_gpu(vendor, pci_class):
+        host.gpu_vendors[pci] = vendor
+        host.gpus.append(Gpu(len(host.gpus), pci, info.get("GPUModel"), info.get("NVIDIAUUID"), None, above.path, above.cpus))
     for device in devices:
-        ports = [
-            item
-            for item in device.all("info")
-            if (item.get("name") or "").endswith("State") and (item.get("name") or "").startswith("Port")
-        ]
+        ports = [item for item in device.all("info") if re.fullmatch(r"Port.*State", item.get("name") or "")]
         kind = integer(device.get("osdev_type")) or 0
-        if (kind & OPENFABRICS_BIT if found.version >= 3 else kind == OPENFABRICS) or ports:
-            found.hcas.append(_hca(device, pci, pci_class, vendor, above, ports))
+        if (kind & OPENFABRICS_BIT if host.version >= 3 else kind == OPENFABRICS) or ports:
+            host.hcas.append(_hca(device, pci, pci_class, vendor, above, ports))
 
 
 def _hca(device: Element, pci: str, pci_class: int, vendor: int | None, above: _Above, states: list[Element]) -> Hca:
     info = {item.get("name"): item.get("value") for item in device.all("info")}
-    ports = []
-    for item in states:
-        number = integer((item.get("name") or "")[4:-5])
-        if number is not None:
-            # ibv_port_state: 1 DOWN, 2 INIT, 3 ARMED, 4 ACTIVE
-            state = {"1": "DOWN", "2": "INIT", "3": "ARMED", "4": "ACTIVE"}.get(item.get("value") or "")
-            ports.append(Port(number, state))
+    numbered = ((integer((item.get("name") or "")[4:-5]), item.get("value") or "") for item in states)
+    ports = tuple(Port(number, PORT_STATES.get(value)) for number, value in numbered if number is not None)
     name = device.get("name")
     guid = info.get("SysImageGUID")
     return Hca(
@@ -161,7 +147,7 @@ def _hca(device: Element, pci: str, pci_class: int, vendor: int | None, above: _
         pci=pci,
         pci_path=above.path,
         local_cpus=above.cpus,
-        ports=tuple(ports),
+        ports=ports,
         vendor=None if vendor is None else f"0x{vendor:04x}",
         card=guid if guid and not guid.startswith("0000:") else pci.rpartition(".")[0],
         pci_class=pci_class,

@@ -1,12 +1,16 @@
 """Find out by content what a topology source is, and read it."""
 
-import os
 import re
 import sys
+from pathlib import Path
 
 from entrypoints.errors import UsageError
 from entrypoints.topology.model import Topology
+from entrypoints.topology.sysfs import read_sysfs
 from entrypoints.topology.tree import DirectoryTree, Tree, is_folder
+
+# Readers of other sources than /sys are imported where they are used: a launch on the live host needs none of them, and they
+# would be a quarter of what it costs (tests/benchmarks/bench_launch.py).
 
 #: Sizes in MiB that the files of the largest hosts (64 GPUs, 1,024 CPUs, NVLink domains of 72) stay well below.
 MAX_JSON, MAX_HWLOC, MAX_NCCL, MAX_MATRIX = 8, 4, 2, 1
@@ -29,17 +33,42 @@ def load(source: str | None = None) -> Topology:
     Raises UsageError with file and line for input that is unreadable, of no known kind, or damaged beyond use;
     lesser damage is told in `Topology.warnings`.
     """
+    content = _open(source)
+    return read_sysfs(content, source or "live") if isinstance(content, Tree) else _from_text(content, source or "live")
+
+
+def tree_of(source: str | None) -> Tree | None:
+    """The sysfs and proc root of a source: the live one for None, a folder's, a tarball's. None for "-" and for any text.
+
+    Raises UsageError as `load` does for a folder or tarball without a root in it.
+    """
+    content = None if source == "-" else _open(source)
+    return content if isinstance(content, Tree) else None
+
+
+def from_bytes(data: bytes, source: str) -> Topology:
+    """The Topology in the content of a file. Raises UsageError as `load` does."""
+    content = _unpack(data, source)
+    return read_sysfs(content, source) if isinstance(content, Tree) else _from_text(content, source)
+
+
+def _open(source: str | None) -> Tree | str:
+    """The root that a source is or holds, or else its text."""
     if source is None:
-        return _sysfs(DirectoryTree("/", live=True), "live")
+        return DirectoryTree("/", live=True)
     if is_folder(source):
-        return _sysfs(DirectoryTree(root_below(source)), source)
-    return from_bytes(_read(source), source)
+        return DirectoryTree(root_below(source))
+    return _unpack(_read(source), source)
 
 
-def _sysfs(tree: Tree, source: str) -> Topology:
-    from entrypoints.topology.sysfs import read_sysfs
+def _unpack(data: bytes, source: str) -> Tree | str:
+    from entrypoints.topology.archive import expand, is_tar, read_tar
 
-    return read_sysfs(tree, source)
+    data = expand(data, source)
+    if is_tar(data):
+        return read_tar(data, source)
+    _limit(data, MAX_JSON, source)
+    return _decode(data)
 
 
 def _read(source: str) -> bytes:
@@ -53,30 +82,22 @@ def _read(source: str) -> bytes:
 
 
 def root_below(folder: str) -> str:
-    """The folder that holds sys/: the given one, its only such child, or the parent when sys itself was given."""
+    """The folder that holds sys/: the given one, its only such child, or the parent when sys itself was given.
+
+    Raises UsageError when there is none, or more than one.
+    """
     if is_folder(f"{folder}/sys/devices") or is_folder(f"{folder}/sys/class") or is_folder(f"{folder}/sys/bus"):
         return folder
     if is_folder(f"{folder}/devices/system") or is_folder(f"{folder}/bus/pci"):
-        return os.path.join(folder, os.pardir) if os.path.basename(os.path.abspath(folder)) == "sys" else folder  # noqa: PTH100, PTH118, PTH119
+        return f"{folder}/.." if Path(folder).absolute().name == "sys" else folder
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208
+        below = sorted(str(entry) for entry in Path(folder).iterdir() if is_folder(f"{entry}/sys"))
     except OSError as error:
         raise UsageError(error.strerror or str(error), where=folder) from None
-    below = [f"{folder}/{name}" for name in names if is_folder(f"{folder}/{name}/sys")]
     if len(below) == 1:
         return below[0]
-    what = f"holds {len(below)} sysfs roots" if below else "holds no sys/ folder"
-    raise UsageError(what, where=folder, hint="give one root: the folder with sys/ and proc/ in it")
-
-
-def from_bytes(data: bytes, source: str) -> Topology:
-    from entrypoints.topology.archive import expand, is_tar, read_tar
-
-    data = expand(data, source)
-    if is_tar(data):
-        return _sysfs(read_tar(data, source), source)
-    _limit(data, MAX_JSON, source)
-    return _from_text(_decode(data), source)
+    problem = f"holds {len(below)} sysfs roots" if below else "holds no sys/ folder"
+    raise UsageError(problem, where=folder, hint="give one root: the folder with sys/ and proc/ in it")
 
 
 def _decode(data: bytes) -> str:
@@ -97,7 +118,7 @@ def _limit(text: str | bytes, mebibytes: int, source: str) -> None:
 def _from_text(text: str, source: str) -> Topology:
     start = text.lstrip("\0 \t\r\n")[:1]
     if start in ("{", "["):
-        from entrypoints.topology.read_document import parse_document
+        from entrypoints.topology.document import parse_document
 
         try:
             return parse_document(text, source)
@@ -106,8 +127,8 @@ def _from_text(text: str, source: str) -> Topology:
             try:
                 return _from_foreign_text(text, source, start)
             except UsageError as other:
-                known = start == "[" and (_MATRIX.search(text) or "<system" in text)
-                raise (other if known else error) from None
+                looks_foreign = start == "[" and (_MATRIX.search(text) or "<system" in text)
+                raise (other if looks_foreign else error) from None
     return _from_foreign_text(text, source, start)
 
 
@@ -134,7 +155,7 @@ def _from_foreign_text(text: str, source: str, start: str) -> Topology:
 
         return parse_matrix(text, source)
     if other:
-        what = f"is a matrix of other devices than NVIDIA GPUs ({other[0]})"
-        raise UsageError(what, where=f"{source}:{text.count(chr(10), 0, other.start()) + 1}", hint="give `nvidia-smi topo -m` text")
-    what = "is empty" if not text.strip("\0 \t\r\n") else "is of no kind that is known"
-    raise UsageError(what, where=f"{source}:1", hint=f"give {KINDS}")
+        problem = f"is a matrix of other devices than NVIDIA GPUs ({other[0]})"
+        raise UsageError(problem, where=f"{source}:{text.count(chr(10), 0, other.start()) + 1}", hint="give `nvidia-smi topo -m` text")
+    problem = "is empty" if not text.strip("\0 \t\r\n") else "is of no kind that is known"
+    raise UsageError(problem, where=f"{source}:1", hint=f"give {KINDS}")

@@ -1,8 +1,15 @@
 """What a plan needs to know of a host, whatever source it came from. Unknown is None, never a guess."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
-#: PCIe path levels, nearest first, as `nvidia-smi topo` names them.
+#: PCIe path levels, nearest first, as `nvidia-smi topo -m` words them; where no source states them, `level_between` computes them:
+#:   PIX   at most one switch lies between them: they share a bridge, and neither has more than one port of its own below it
+#:   PXB   they share a bridge, with further switches in between
+#:   PHB   they share only the root complex (host bridge)
+#:   NODE  different root complexes of one NUMA node
+#:   SYS   different NUMA nodes
 LEVELS = ("PIX", "PXB", "PHB", "NODE", "SYS")
 
 
@@ -31,21 +38,12 @@ class NumaNode:
 
 @dataclass(frozen=True)
 class Processor:
-    """What kind of CPU this is: `arch` as uname says it (x86_64, aarch64, ppc64le), the rest as /proc/cpuinfo does."""
+    """The kind of CPU: `arch` as uname says it (x86_64, aarch64, ppc64le), the rest as /proc/cpuinfo does."""
 
     arch: str | None = None
     vendor: str | None = None
     family: int | None = None
     model: int | None = None
-
-
-@dataclass(frozen=True)
-class PciBridge:
-    """A bridge or switch port above a GPU or HCA, for the drawing and for path levels."""
-
-    pci: str
-    parent: str | None
-    numa_node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class Gpu:
     local_cpus: tuple[int, ...] = ()
     #: Peers by NVLink (GPU indices), when the source tells.
     nvlink: tuple[int, ...] | None = None
+    #: Active NVLinks, also those to NVSwitches and to GPUs that are not visible here; None when the source does not tell.
+    nvlinks_active: int | None = None
     #: The fastest PCIe link it can train, as sysfs words it ("32.0 GT/s PCIe"), and its lanes.
     link_speed: str | None = None
     link_width: int | None = None
@@ -78,12 +78,12 @@ class Gid:
 
 @dataclass(frozen=True)
 class Port:
-    """One HCA port. `rate_gbps` is the link rate in Gbit/s."""
+    """One HCA port. `rate_gbit` is the link rate in Gbit/s."""
 
     number: int
     state: str | None = None
     link_layer: str | None = None
-    rate_gbps: float | None = None
+    rate_gbit: float | None = None
     netdev: str | None = None
     gids: tuple[Gid, ...] = ()
 
@@ -119,13 +119,13 @@ class Hca:
 
     @property
     def id(self) -> str:
-        """What the plan calls it: the verbs name where known."""
+        """The name in a plan: the verbs name where known."""
         return self.name or self.label
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What this process may use: CPUs by affinity and cpuset, memory nodes by Mems_allowed."""
+    """The share of a host that this process may use: CPUs by affinity and cpuset, memory nodes by Mems_allowed."""
 
     cpus: tuple[int, ...] = ()
     mems: tuple[int, ...] = ()
@@ -140,10 +140,39 @@ class Topology:
     packages: tuple[int, ...] = ()
     cpus: tuple[Cpu, ...] = ()
     numa_nodes: tuple[NumaNode, ...] = ()
-    bridges: tuple[PciBridge, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     hcas: tuple[Hca, ...] = ()
     allowed: Allowed = Allowed()
     levels: dict[tuple[int, str], str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     processor: Processor | None = None
+
+
+def path_level(topology: Topology, gpu: Gpu, hca: Hca) -> str | None:
+    """PIX, PXB, PHB, NODE or SYS: what the source states for the pair, else computed; None when unknowable."""
+    stated = topology.levels.get((gpu.index, hca.label))
+    if stated:
+        return stated
+    level = level_between(gpu.pci_path, gpu.numa_node, hca.pci_path, hca.numa_node)
+    # A matrix states levels: a pair whose cells it lost is not across nodes, but may be nearer than NODE.
+    return None if level == "NODE" and topology.levels and not gpu.pci_path else level
+
+
+def level_between(path: Sequence[str], node: int | None, other_path: Sequence[str], other_node: int | None) -> str | None:
+    """The level of two devices by the bridges above them (root first) and their NUMA nodes; None when unknowable.
+
+    A path from sysfs begins with its root complex ("pci0000:80") and lists every port: a switch is its upstream and its
+    downstream port. A path from an NCCL XML has no root complex and lists a switch once, real or made up by a cloud
+    (ffff:ff:01.0), so there nothing may lie between the shared switch and the device. Root complexes that no source
+    names are not shared: flat VM trees give NODE or SYS by NUMA node, and None where a node is unknown.
+    """
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(path, other_path, strict=False))))
+    if shared:
+        nearest = path[shared - 1]
+        if nearest.startswith("pci"):
+            return "PHB"
+        ports_below = 1 if path[0].startswith("pci") else 0
+        return "PIX" if max(len(path), len(other_path)) - shared <= ports_below else "PXB"
+    if node is None or other_node is None:
+        return None
+    return "NODE" if node == other_node else "SYS"

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from entrypoints.cpulist import format_list
-from entrypoints.topology.model import Topology
+from entrypoints.topology.model import Gpu, Topology
 from entrypoints.topology.processors import CPU
 from entrypoints.topology.sysfs import NOTES, read_sysfs
-from entrypoints.topology.tree import MAX_FILE, DirectoryTree, Tree
+from entrypoints.topology.tree import DirectoryTree
 
 #: Top folder of the tarball.
 TOP = "epbox-snapshot"
@@ -23,40 +23,31 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _MAC_NAME = re.compile(r"enx[0-9a-f]{12}")
 
 
-class RecordingTree(Tree):
-    """Passes reads on and keeps what they gave, under canonical paths."""
+class RecordingTree(DirectoryTree):
+    """Keeps what its reads gave, under canonical paths."""
 
-    def __init__(self, tree: DirectoryTree) -> None:
-        self.live = tree.live
-        self.tree = tree
+    def __init__(self, root: str, live: bool = False) -> None:
+        super().__init__(root, live)
         self.files: dict[str, bytes] = {}
         self.folders: set[str] = set()
 
-    def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
-        data = self.tree.read_bytes(path, limit)
-        real = self.tree.resolve(path) if data is not None else None
-        if data is not None and real is not None:
-            self.files[real] = data
-        return data
+    def _read(self, path: str, limit: int) -> bytes:
+        self.files[path] = super()._read(path, limit)
+        return self.files[path]
 
-    def names(self, path: str) -> list[str]:
-        found = self.tree.names(path)
-        real = self.tree.resolve(path)
-        if real:
-            self.folders.add(real)
-            if real == CPU:
-                # Old kernels have no list of online CPUs: their folders are the list.
-                self.folders.update(f"{real}/{name}" for name in found if re.fullmatch(r"cpu\d+", name))
-        return found
+    def _list(self, path: str) -> list[str]:
+        names = super()._list(path)
+        self.folders.add(path)
+        if path == CPU:
+            # Old kernels have no list of online CPUs: their folders are the list.
+            self.folders.update(f"{path}/{name}" for name in names if re.fullmatch(r"cpu\d+", name))
+        return names
 
     def resolve(self, path: str) -> str | None:
-        real = self.tree.resolve(path)
+        real = super().resolve(path)
         if real:
             self.folders.add(real)
         return real
-
-    def link(self, path: str) -> str | None:
-        return self.tree.link(path)
 
 
 @dataclass
@@ -93,9 +84,9 @@ class Pseudonyms:
         return _UUID.sub(lambda match: self.of("uuid", match[0], "00000000-0000-4000-8000-{:012x}"), text)
 
 
-def take(tree: DirectoryTree) -> tuple[bytes, Topology]:
+def take(root: str, live: bool = False) -> tuple[bytes, Topology]:
     """The tarball (gzip; the same bytes for the same host) and the Topology that was read while it was made."""
-    recording = RecordingTree(tree)
+    recording = RecordingTree(root, live)
     topology = read_sysfs(recording, "live")
     names = Pseudonyms()
     files: dict[str, bytes] = {}
@@ -104,7 +95,12 @@ def take(tree: DirectoryTree) -> tuple[bytes, Topology]:
         if content is not None:
             files[names.path(path)] = content
     files |= _own_files(topology, names)
-    links = {names.path(path): names.path(_relative(path, target)) for path, target in sorted(_used_links(recording).items())}
+    links: dict[str, str] = {}
+    for path, target in sorted(recording.links.items()):
+        # Links of proc name this process. An absolute target would lead out of wherever the tarball is unpacked.
+        if path.startswith("sys/"):
+            inside = posixpath.relpath(target, f"/{posixpath.dirname(path)}") if target.startswith("/") else target
+            links[names.path(path)] = names.path(inside)
     folders = {names.path(path) for path in recording.folders}
     return _pack(files, links, folders), topology
 
@@ -124,28 +120,22 @@ def _content(path: str, data: bytes, names: Pseudonyms) -> bytes | None:
         wanted = ("vendor_id", "cpu family", "model", "CPU implementer", "cpu")
         lines = [line for line in text.splitlines() if line.partition(":")[0].strip() in wanted]
         text = "\n".join(dict.fromkeys(lines))
-    elif path == "proc/meminfo":
-        text = "\n".join(line for line in text.splitlines() if line.startswith("MemTotal:"))
     elif name == "meminfo":
         text = "\n".join(line for line in text.splitlines() if "MemTotal:" in line)
     return (names.path(text) + "\n").encode()
 
 
 def _own_files(topology: Topology, names: Pseudonyms) -> dict[str, bytes]:
-    """What the live host told outside of sysfs, in the form in which `load` reads it from a dump."""
+    """Files with what the live host told outside of sysfs, in the form in which `load` reads it from a dump."""
     cpus, mems = format_list(topology.allowed.cpus), format_list(topology.allowed.mems)
+    notes = {
+        "schema": "epbox.snapshot/1",
+        "hcas": {hca.name: {"openable": hca.openable, "atomics": hca.atomics} for hca in topology.hcas if hca.name},
+        "gpus": {gpu.pci: _noted(gpu) for gpu in topology.gpus if gpu.pci},
+    }
     files = {
         "proc/self/status": f"Cpus_allowed_list:\t{cpus}\nMems_allowed_list:\t{mems}\n",
-        NOTES: json.dumps(
-            {
-                "schema": "epbox.snapshot/1",
-                "hcas": {hca.name: {"openable": hca.openable, "atomics": hca.atomics} for hca in topology.hcas if hca.name},
-                "gpus": {gpu.pci: {"numa_node": gpu.numa_node} for gpu in topology.gpus if gpu.pci},
-            },
-            indent=1,
-            sort_keys=True,
-        )
-        + "\n",
+        NOTES: json.dumps(notes, indent=1, sort_keys=True) + "\n",
     }
     for gpu in topology.gpus:
         if gpu.pci and (gpu.uuid or gpu.name):
@@ -155,16 +145,10 @@ def _own_files(topology: Topology, names: Pseudonyms) -> dict[str, bytes]:
     return {path: text.encode() for path, text in files.items()}
 
 
-def _used_links(recording: RecordingTree) -> dict[str, str]:
-    """The links that were followed, except those of proc, which name this process."""
-    return {path: target for path, target in recording.tree.links.items() if path.startswith("sys/")}
-
-
-def _relative(path: str, target: str) -> str:
-    """A link target that stays inside wherever the tarball is unpacked."""
-    if not target.startswith("/"):
-        return target
-    return posixpath.relpath(target, "/" + posixpath.dirname(path))
+def _noted(gpu: Gpu) -> dict[str, object]:
+    """The facts of a GPU that only NVML told."""
+    links = {"nvlink": gpu.nvlink, "nvlinks_active": gpu.nvlinks_active}
+    return {"numa_node": gpu.numa_node, **{name: value for name, value in links.items() if value is not None}}
 
 
 def _pack(files: dict[str, bytes], links: dict[str, str], folders: Iterable[str]) -> bytes:
@@ -172,15 +156,12 @@ def _pack(files: dict[str, bytes], links: dict[str, str], folders: Iterable[str]
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         wanted = {folder for folder in folders if folder not in files and folder not in links and not folder.startswith("proc/self")}
         for path in sorted({*files, *links, *wanted}):
+            content = files.get(path, b"")
             member = tarfile.TarInfo(f"{TOP}/{path}")
-            member.mode = 0o644
-            if path in files:
-                member.size = len(files[path])
-                tar.addfile(member, io.BytesIO(files[path]))
-            elif path in links:
+            member.mode, member.size = 0o644, len(content)
+            if path not in files and path in links:
                 member.type, member.linkname = tarfile.SYMTYPE, links[path]
-                tar.addfile(member)
-            else:
+            elif path not in files:
                 member.type, member.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(member)
+            tar.addfile(member, io.BytesIO(content))
     return gzip.compress(buffer.getvalue(), mtime=0)

@@ -1,34 +1,19 @@
 """A Topology as tables for people: NUMA nodes, GPUs, HCAs, and the level of every GPU to every HCA."""
 
 from entrypoints.cpulist import format_list
+from entrypoints.facts.nics import foreign_to_ibgda
 from entrypoints.output import table
-from entrypoints.topology.levels import path_level
-from entrypoints.topology.model import Hca, NumaNode, Topology
+from entrypoints.topology.model import Hca, NumaNode, Topology, path_level
 
 
 def describe(topology: Topology) -> str:
     """All tables, with a line on the host before them. Unknown is "?", nothing is "-"."""
     cores = {(cpu.package, cpu.siblings or (cpu.id,)) for cpu in topology.cpus}
-    counted = ", ".join(
-        (
-            _count(len(topology.packages), "package"),
-            _count(len(topology.numa_nodes), "NUMA node"),
-            _count(len(cores), "core"),
-            _count(len(topology.cpus), "CPU"),
-            _count(len(topology.gpus), "GPU"),
-            _count(len(topology.hcas), "HCA"),
-        )
-    )
-    parts = [f"{topology.hostname or topology.source}: {counted}"]
-    if topology.numa_nodes:
-        parts.append(_nodes(topology))
-    if topology.gpus:
-        parts.append(_gpus(topology))
-    if topology.hcas:
-        parts.append(_hcas(topology))
-    if topology.gpus and topology.hcas:
-        parts.append(_levels(topology))
-    return "\n\n".join(parts)
+    numbers = map(len, (topology.packages, topology.numa_nodes, cores, topology.cpus, topology.gpus, topology.hcas))
+    counted = ", ".join(map(_count, numbers, ("package", "NUMA node", "core", "CPU", "GPU", "HCA")))
+    pairs = topology.gpus and topology.hcas
+    tables = ((topology.numa_nodes, _nodes), (topology.gpus, _gpus), (topology.hcas, _hcas), (pairs, _levels))
+    return "\n\n".join([f"{topology.hostname or topology.source}: {counted}", *(make(topology) for rows, make in tables if rows)])
 
 
 def _count(number: int, name: str) -> str:
@@ -75,6 +60,8 @@ def _gpus(topology: Topology) -> str:
     for gpu in topology.gpus:
         link = f"{gpu.link_speed} x{gpu.link_width or '?'}" if gpu.link_speed else "?"
         nvlink = "?" if gpu.nvlink is None else format_list(gpu.nvlink) or "-"
+        if gpu.nvlinks_active and not gpu.nvlink:
+            nvlink += f" ({_count(gpu.nvlinks_active, 'active link')})"
         rows.append((gpu.index, _known(gpu.pci), _known(gpu.numa_node), gpu.name or "?", link, nvlink))
     return table(("GPU", "PCI", "NODE", "NAME", "LINK", "NVLINK TO"), rows)
 
@@ -82,30 +69,24 @@ def _gpus(topology: Topology) -> str:
 def _hcas(topology: Topology) -> str:
     rows = []
     for hca in topology.hcas:
-        base = (hca.id, _known(hca.pci), _known(hca.numa_node))
-        notes = _notes(hca)
         for port in hca.ports or (None,):
-            if port is None:
-                rows.append((*base, "?", "?", "?", "?", notes))
-            else:
-                rate = "?" if port.rate_gbps is None else f"{port.rate_gbps:g} Gb/s"
-                rows.append((*base, str(port.number), _known(port.state), _known(port.link_layer), rate, notes))
+            cells: tuple[object, ...] = ("?", "?", "?", "?")
+            if port is not None:
+                rate = "?" if port.rate_gbit is None else f"{port.rate_gbit:g} Gb/s"
+                cells = (port.number, _known(port.state), _known(port.link_layer), rate)
+            rows.append((hca.id, _known(hca.pci), _known(hca.numa_node), *cells, _notes(hca)))
     return table(("HCA", "PCI", "NODE", "PORT", "STATE", "LINK LAYER", "RATE", "NOTE"), rows)
 
 
 def _notes(hca: Hca) -> str:
-    notes = []
-    if hca.label != hca.id:
-        notes.append(hca.label)
-    if hca.driver and not hca.driver.startswith("mlx5"):
-        notes.append(hca.driver)
-    if hca.physical_function:
-        notes.append(f"VF of {hca.physical_function}")
-    if hca.atomics is False:
-        notes.append("no PCIe atomics")
-    if hca.openable is False:
-        notes.append("uverbs does not open here")
-    return ", ".join(notes)
+    notes = (
+        hca.label if hca.label != hca.id else None,
+        hca.driver if hca.driver and foreign_to_ibgda(hca.driver, hca.vendor, hca.name) else None,
+        f"VF of {hca.physical_function}" if hca.physical_function else None,
+        "no PCIe atomics" if hca.atomics is False else None,
+        "uverbs does not open here" if hca.openable is False else None,
+    )
+    return ", ".join(filter(None, notes))
 
 
 def _levels(topology: Topology) -> str:

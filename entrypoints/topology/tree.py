@@ -1,10 +1,12 @@
 """A sysfs and proc root to read from: the live host, a dumped directory, or a tarball held in memory.
 
-Every path is relative to the root ("sys/class/infiniband"); symbolic links, absolute ones too, never leave it.
+Every path is relative to the root ("sys/class/infiniband"). Symbolic links are followed inside the root, absolute ones too: in a
+dump, "/sys/devices/..." means the dumped host's, as in a chroot. So a link never leads out, and all three kinds of root agree.
 """
 
+import errno
 import os
-import stat
+from pathlib import Path
 
 #: No file that a plan needs is longer; a longer one is cut here.
 MAX_FILE = 1 << 16
@@ -15,187 +17,190 @@ MAX_DEPTH = 100
 
 
 class Tree:
-    """What the sysfs reader needs of a root."""
+    """Bounded reads below a root. A subclass says what is at a path whose folders are no links."""
 
     #: True when this is the running host, so that processes, devices and NVML may be asked.
     live = False
 
+    def __init__(self) -> None:
+        self._resolved: dict[str, str | None] = {}
+        self._known: dict[str, str | None] = {}
+        #: Canonical path -> target of every link met so far, for a snapshot.
+        self.links: dict[str, str] = {}
+
+    def _target(self, path: str) -> str | None:
+        """The target of a link, None for a file or folder. Raises OSError where there is nothing."""
+        raise NotImplementedError
+
+    def _read(self, path: str, limit: int) -> bytes:
+        """The start of the file at a canonical path. Raises OSError."""
+        raise NotImplementedError
+
+    def _list(self, path: str) -> list[str]:
+        """The names in the folder at a canonical path. Raises OSError."""
+        raise NotImplementedError
+
+    def read(self, path: str, limit: int = MAX_FILE) -> bytes:
+        """The start of a file. Raises OSError, with the kernel's reason on a live host."""
+        return self._read(self._existing(path), limit)
+
+    def listing(self, path: str) -> list[str]:
+        """The sorted names in a folder. Raises OSError."""
+        return sorted(self._list(self._existing(path)))
+
     def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
         """The start of a file, or None when it cannot be read."""
-        raise NotImplementedError
+        try:
+            return self.read(path, limit)
+        except OSError:
+            return None
+
+    def text(self, path: str) -> str | None:
+        """A file's text without surrounding white space and NUL bytes, or None when it cannot be read."""
+        data = self.read_bytes(path)
+        return None if data is None else data.decode("utf-8", "replace").strip("\0 \t\r\n")
 
     def names(self, path: str) -> list[str]:
         """The sorted names in a folder; empty when there is none."""
-        raise NotImplementedError
+        try:
+            return self.listing(path)
+        except OSError:
+            return []
 
     def resolve(self, path: str) -> str | None:
-        """The canonical path of an existing file or folder, links resolved inside the root."""
-        raise NotImplementedError
+        """The canonical path of an existing file or folder, links resolved inside the root; None when there is none."""
+        return self._resolve(path)
+
+    def _resolve(self, path: str) -> str | None:
+        if path not in self._resolved:
+            try:
+                self._resolved[path] = self._walk(path)
+            except (OSError, ValueError):  # ValueError: a NUL in the path
+                self._resolved[path] = None
+        return self._resolved[path]
 
     def link(self, path: str) -> str | None:
         """The name that a link ends with, also where a dump does not hold what it points to; None for no link."""
-        raise NotImplementedError
+        folder, _, name = path.rpartition("/")
+        parent = self._resolve(folder)
+        if parent is None:
+            return None
+        try:
+            target = self._link(f"{parent}/{name}" if parent else name)
+        except (OSError, ValueError):
+            return None
+        return target.rpartition("/")[2] if target else None
 
+    def _existing(self, path: str) -> str:
+        real = self._resolve(path)
+        if real is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return real
 
-def read_text(tree: Tree, path: str) -> str | None:
-    """A file's text without surrounding white space and NUL bytes, or None when it cannot be read."""
-    data = tree.read_bytes(path)
-    return None if data is None else data.decode("utf-8", "replace").strip("\0 \t\r\n")
+    def _link(self, path: str) -> str | None:
+        if path not in self._known:
+            self._known[path] = self._target(path)
+        target = self._known[path]
+        if target is not None:
+            self.links[path] = target
+        return target
+
+    def _walk(self, path: str) -> str:
+        """The canonical path, step by step: a hostile dump may nest links deeper than Python may recurse. Raises OSError."""
+        real = ""
+        rest = path.split("/")[::-1]
+        followed = 0
+        while rest:
+            name = rest.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                real = real.rpartition("/")[0]
+                continue
+            step = f"{real}/{name}" if real else name
+            target = self._link(step)
+            if target is None:
+                real = step
+                continue
+            followed += 1
+            if followed > MAX_LINKS or target.count("/") + len(rest) > MAX_DEPTH:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if target.startswith("/"):
+                real = ""
+            rest += target.split("/")[::-1]
+        return real
 
 
 class DirectoryTree(Tree):
     """A root that is a folder: "/" for the live host."""
 
     def __init__(self, root: str, live: bool = False) -> None:
+        super().__init__()
         self.live = live
         self._root = root.rstrip("/") + "/"
-        self._cache: dict[str, str | None] = {"": ""}
-        #: Canonical path -> target of every link met so far, for a snapshot.
-        self.links: dict[str, str] = {}
 
-    def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
-        folder, _, name = path.rpartition("/")
-        where = self.resolve(folder)
-        if where is None:
-            return None
+    def _target(self, path: str) -> str | None:
         try:
-            # A dump may hold pipes (O_NONBLOCK) and links that point out of it (O_NOFOLLOW).
-            handle = os.open(f"{self._root}{where}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, ValueError):
-            target = self.resolve(path)
-            if target is None or target == f"{where}/{name}".lstrip("/"):
+            return os.readlink(self._root + path)  # noqa: PTH115 - a Path object a step of a path costs too much here
+        except OSError as error:
+            if error.errno == errno.EINVAL:
                 return None
-            return self.read_bytes(target, limit)
+            raise
+
+    def _read(self, path: str, limit: int) -> bytes:
+        # A dump may hold pipes, which O_NONBLOCK does not wait for.
+        handle = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return os.read(handle, limit)
-        except OSError:
-            return None
+            parts = []
+            while limit > 0 and (part := os.read(handle, limit)):
+                parts.append(part)
+                limit -= len(part)
+            return b"".join(parts)
         finally:
             os.close(handle)
 
-    def names(self, path: str) -> list[str]:
-        where = self.resolve(path)
-        if where is None:
-            return []
-        try:
-            return sorted(os.listdir(self._root + where))  # noqa: PTH208 - a Path object a name costs too much here
-        except OSError:
-            return []
-
-    def resolve(self, path: str) -> str | None:
-        try:
-            return self._resolve(path, MAX_LINKS)
-        except ValueError:
-            return None
-
-    def link(self, path: str) -> str | None:
-        self.resolve(path)
-        folder, _, name = path.rpartition("/")
-        target = self.links.get(f"{self.resolve(folder)}/{name}")
-        return target.rpartition("/")[2] if target else None
-
-    def _resolve(self, path: str, links: int) -> str | None:
-        if path in self._cache:
-            return self._cache[path]
-        if path.count("/") > MAX_DEPTH:
-            return None
-        folder, _, name = path.rpartition("/")
-        parent = self._resolve(folder, links)
-        result: str | None = None
-        if parent is None:
-            result = None
-        elif name in ("", "."):
-            result = parent
-        elif name == "..":
-            result = parent.rpartition("/")[0]
-        else:
-            result = f"{parent}/{name}" if parent else name
-            try:
-                target = os.readlink(self._root + result)  # noqa: PTH115 - as above
-            except OSError:
-                if not os.path.lexists(self._root + result):
-                    result = None
-            else:
-                self.links[result] = target
-                result = None if links <= 0 else self._resolve(target.lstrip("/") if target[:1] == "/" else f"{parent}/{target}", links - 1)
-        self._cache[path] = result
-        return result
+    def _list(self, path: str) -> list[str]:
+        return [entry.name for entry in Path(self._root + path).iterdir()]
 
 
 class MemoryTree(Tree):
     """A root held in memory, as read from a tarball: `files` maps paths to contents, `links` to link targets."""
 
     def __init__(self, files: dict[str, bytes], links: dict[str, str], folders: set[str]) -> None:
+        super().__init__()
         self._files = files
-        self._links = links
-        self._cache: dict[str, str | None] = {"": ""}
-        children: dict[str, set[str]] = {"": set()}
+        self._targets = links
+        self._children: dict[str, set[str]] = {path: set() for path in ("", *folders)}
         for path in (*files, *links, *folders):
             while path:
                 parent, _, name = path.rpartition("/")
-                known = children.setdefault(parent, set())
-                if name in known:
+                siblings = self._children.setdefault(parent, set())
+                if name in siblings:
                     break
-                known.add(name)
+                siblings.add(name)
                 path = parent
-        for path in folders:
-            children.setdefault(path, set())
-        self._children = children
 
-    def read_bytes(self, path: str, limit: int = MAX_FILE) -> bytes | None:
-        data = self._files.get(path)
-        if data is None:
-            target = self.resolve(path)
-            data = None if target is None else self._files.get(target)
-        return None if data is None else data[:limit]
+    def _target(self, path: str) -> str | None:
+        if path in self._targets:
+            return self._targets[path]
+        if path in self._files or path in self._children:
+            return None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    def names(self, path: str) -> list[str]:
-        target = self.resolve(path)
-        return [] if target is None else sorted(self._children.get(target, ()))
+    def _read(self, path: str, limit: int) -> bytes:
+        if path not in self._files:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return self._files[path][:limit]
 
-    def resolve(self, path: str) -> str | None:
-        return self._resolve(path, MAX_LINKS)
-
-    def link(self, path: str) -> str | None:
-        folder, _, name = path.rpartition("/")
-        target = self._links.get(f"{self.resolve(folder)}/{name}")
-        return target.rpartition("/")[2] if target else None
-
-    def _resolve(self, path: str, links: int) -> str | None:
-        if path in self._cache:
-            return self._cache[path]
-        # Walked without recursion: a member's path may have thousands of components.
-        done = ""
-        rest = path.split("/")[::-1]
-        while rest:
-            name = rest.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                done = done.rpartition("/")[0]
-                continue
-            here = f"{done}/{name}" if done else name
-            target = self._links.get(here)
-            if target is not None:
-                links -= 1
-                if links < 0 or len(rest) > 1000:
-                    self._cache[path] = None
-                    return None
-                if target[:1] == "/":
-                    done = ""
-                rest.extend(target.split("/")[::-1])
-            elif here in self._files or here in self._children:
-                done = here
-            else:
-                self._cache[path] = None
-                return None
-        self._cache[path] = done
-        return done
+    def _list(self, path: str) -> list[str]:
+        if path not in self._children:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return list(self._children[path])
 
 
 def is_folder(path: str) -> bool:
     """True for a folder; False for anything else, a path with NUL bytes included."""
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - as above
+        return Path(path).is_dir()
     except (OSError, ValueError):
         return False

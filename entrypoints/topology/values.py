@@ -3,6 +3,7 @@
 import re
 
 from entrypoints.cpulist import parse_list
+from entrypoints.topology.tree import Tree
 
 #: No kernel numbers CPUs or nodes higher (x86 MAXSMP has 8,192), so a larger number is damage.
 MAX_ID = 1 << 14
@@ -39,6 +40,12 @@ def ids_of_mask(text: str | None) -> tuple[int, ...] | None:
     return tuple(i for i in range(value.bit_length()) if value >> i & 1) if value.bit_length() <= MAX_ID else None
 
 
+def ids_in(tree: Tree, listed: str, masked: str) -> tuple[int, ...] | None:
+    """A set that the kernel gives as a list and, on older kernels only, as a mask; None when both are missing or damaged."""
+    ids = ids_of_list(tree.text(listed))
+    return ids_of_mask(tree.text(masked)) if ids is None else ids
+
+
 def integer(text: str | None, lowest: int = 0) -> int | None:
     """A decimal or 0x integer of at least `lowest`; the kernel's -1 for "unknown" is None."""
     if not text or len(text) > 20:
@@ -61,8 +68,8 @@ def bus_id(text: str | None) -> str | None:
 
 def bus_order(text: str | None) -> tuple[int, ...]:
     """Sort key of PCI bus ids by number, as CUDA_DEVICE_ORDER=PCI_BUS_ID does; unknown last."""
-    known = bus_id(text)
-    return tuple(int(part, 16) for part in re.split("[:.]", known)) if known else (1 << 40,)
+    pci = bus_id(text)
+    return tuple(int(part, 16) for part in re.split("[:.]", pci)) if pci else (1 << 40,)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -48,9 +48,6 @@ def parse_xml(text: str, root: str, source: str) -> Element:
         (stack[-1].children if stack else top).append(element)
         stack.append(element)
 
-    def finish(_tag: str) -> None:
-        stack.pop()
-
     def characters(data: str) -> None:
         if stack and not data.isspace():
             stack[-1].text += data
@@ -58,12 +55,12 @@ def parse_xml(text: str, root: str, source: str) -> Element:
     parser.buffer_text = True
     parser.CharacterDataHandler = characters
     parser.StartElementHandler = start
-    parser.EndElementHandler = finish
+    parser.EndElementHandler = lambda _tag: stack.pop()
     try:
         parser.Parse(body.encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
-        what = f"is not well-formed XML ({expat.ErrorString(error.code)})"
-        raise UsageError(what, where=f"{source}:{error.lineno + shift}", hint="give the whole file") from None
+        problem = f"is not well-formed XML ({expat.ErrorString(error.code)})"
+        raise UsageError(problem, where=f"{source}:{error.lineno + shift}", hint="give the whole file") from None
     except ValueError as error:
         raise UsageError(f"is not XML ({error})", where=source) from None
     if not top:

@@ -1,21 +1,18 @@
 """bench: run a workload bound by the plan, supervised, and leave a result that can be compared."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
+from entrypoints.bench import flow
+from entrypoints.bench.setup import configure
+from entrypoints.errors import EPBoxError
+from entrypoints.output import leave_message
 
-def configure(parser: ArgumentParser) -> None:
-    from entrypoints.bench import options
-
-    options.configure(parser)
+__all__ = ["configure", "run"]
 
 
 def run(args: Namespace) -> int:
-    from entrypoints.bench import termination
-    from entrypoints.bench.flow import bench
-    from entrypoints.errors import EPBoxError
-
     try:
-        return bench(args)
+        return flow.bench(args)
     except EPBoxError as error:
-        termination.leave(f"epbox bench: {error}")
+        leave_message(f"epbox bench: {error}")
         raise

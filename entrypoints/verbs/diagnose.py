@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from entrypoints.errors import UsageError
-from entrypoints.output import emit_json, say, table
+from entrypoints.output import emit_json, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,22 +15,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from entrypoints.diagnosis import facts as gathering
+    from entrypoints.diagnosis.facts import beside, gather, newest_result
     from entrypoints.diagnosis.match import diagnose_paths
     from entrypoints.diagnosis.report import as_text, to_json
 
-    logs = [Path(name) for name in args.log] or [gathering.newest_result()]
+    logs = [Path(name) for name in args.log] or [newest_result()]
     if args.facts and not Path(args.facts).is_dir():
         raise UsageError("no such folder", where=f"--facts {args.facts}", hint="bench writes results/TIME/ with a result.json in it")
-    facts = gathering.gather(Path(args.facts) if args.facts else gathering.beside(logs))
+    facts = gather(Path(args.facts) if args.facts else beside(logs))
+    for text in facts.unreadable:
+        say(f"note: {text}")
     findings = diagnose_paths(logs, facts)
     if args.bundle:
         from entrypoints.diagnosis.bundle import write_bundle
 
-        members = write_bundle(Path(args.bundle), logs, findings, facts)
+        members = write_bundle(Path(args.bundle), logs, findings, facts.folder)
         say(f"{args.bundle}: {len(members)} files, without secrets; read it before you send it")
     if args.format == "json":
         emit_json(to_json(findings))
     else:
-        print(as_text(findings, table))
+        print(as_text(findings))
     return 0

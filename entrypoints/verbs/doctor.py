@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from entrypoints.errors import UsageError
@@ -31,9 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from entrypoints.output import emit_json, say, wants_colour
     from entrypoints.preflight.files import files_of
-    from entrypoints.preflight.registry import relevant
     from entrypoints.preflight.report import document, text
-    from entrypoints.preflight.run import default_workload, load_topology, make_host, run_on, workload_of
+    from entrypoints.preflight.run import default_workload, load_topology, make_host, relevant, run_on, workload_of
+    from entrypoints.results.model import Check
 
     if args.root and not Path(args.root).is_dir():
         raise UsageError("not a folder", where=args.root, hint="--root takes a copy of a host's root with proc and sys in it")
@@ -44,18 +45,20 @@ def run(args: argparse.Namespace) -> int:
     if args.probe and (args.root or args.topology):
         raise UsageError("--probe works on the running host alone", hint="drop --root and --topology")
     files = files_of(args.root or args.topology)
-    asked = None if args.workload == "auto" else args.workload
-    workload = workload_of(asked or default_workload(files, os.environ))
+    requested = None if args.workload == "auto" else args.workload
+    workload = workload_of(requested or default_workload(files, os.environ))
     topology, silent = load_topology(args.topology or args.root)
     # A topology from a file replaces the whole host: nothing of this one may stand in for what the file lacks.
     environ = os.environ if args.root or args.topology else _with_rendezvous()
     host = make_host(workload, topology, files, environ, nodes=args.nodes, log=_log(args.log))
-    results = [*([silent] if silent else []), *run_on(host, relevant(host.workload), total_s=args.timeout, one_s=args.timeout / 2)]
-    probes = []
+    probes: list[Check] = []
     if args.probe:
-        from entrypoints.preflight.active import run_probes
+        from entrypoints.preflight.active.probes import run_probes
 
-        probes = run_probes(host, args.timeout)
+        # First, so that the checks judge the libraries that were really loaded.
+        probes, loaded = run_probes(host, args.timeout)
+        host = replace(host, loaded=loaded)
+    results = [*([silent] if silent else []), *run_on(host, relevant(host.workload), args.timeout)]
     if args.format == "json":
         emit_json(document(host, results, probes))
     else:
@@ -69,7 +72,7 @@ def _with_rendezvous() -> Mapping[str, str]:
     from entrypoints.nodes.rendezvous import resolve
 
     try:
-        there = resolve({}, os.environ)
+        there = resolve(None, os.environ)
     except EPBoxError:
         # Contradictions are for bench to tell; a check that needs them says what it lacks.
         return os.environ

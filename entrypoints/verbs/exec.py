@@ -3,14 +3,19 @@
 import os
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from entrypoints.binding import BindMode, bind
 from entrypoints.errors import UsageError
+from entrypoints.launch.child import find_program
+from entrypoints.launch.model import LaunchOptions, RankCommand
+from entrypoints.launch.supervisor import run as supervise
+from entrypoints.nodes.rendezvous import resolve
+from entrypoints.nodes.sources import LocalRank, find_local_rank
+from entrypoints.output import say
 from entrypoints.parser import add_topology_option
-
-if TYPE_CHECKING:
-    from entrypoints.binding import BindMode
-    from entrypoints.placement.model import Plan
+from entrypoints.placement.model import Plan
+from entrypoints.placement.plan import PlanOptions, make_plan
+from entrypoints.topology import load
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -28,9 +33,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from entrypoints.binding import BindMode
-    from entrypoints.launch.localrank import find_local_rank
-
+    """The exit code of a supervised run; a single rank becomes the command, and does not return."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise UsageError("no command given", hint="exec [options] -- CMD [ARGUMENTS]")
@@ -41,44 +44,34 @@ def run(args: Namespace) -> int:
         value = getattr(args, option)
         if value is not None and not 0 < value < 1e9:
             raise UsageError(f"{value:g} is not a number of seconds above 0", where=f"--{option.replace('_', '-')}")
-    place = find_local_rank(os.environ, args.ranks)
-    if place is not None or args.ranks is None:
-        for option in ("log_dir", "timeout", "total_timeout"):
-            if getattr(args, option) is not None:
-                hint = f"leave it to {place.source}" if place else "give --ranks N too"
-                raise UsageError("is for ranks that exec starts itself", where=f"--{option.replace('_', '-')}", hint=hint)
-    if place is None and args.ranks is not None:
+    launched = find_local_rank(os.environ, args.ranks)
+    if launched is None and args.ranks is not None:
         return _supervise(args, command, mode)
-    local_rank, ranks = (place.local_rank, place.ranks) if place else (0, 1)
-    plan = _plan(args, ranks)
-    if local_rank >= len(plan.ranks):
-        raise UsageError(
-            f"local rank {local_rank} ({place.source if place else 'default'}), but the plan has {len(plan.ranks)} ranks",
-            hint="the launcher does not tell how many ranks share a node: give --ranks or set LOCAL_WORLD_SIZE",
-        )
-    return _become(args, command, mode, plan, local_rank)
+    for option in ("log_dir", "timeout", "total_timeout"):
+        if getattr(args, option) is not None:
+            hint = f"leave it to {launched.source}" if launched else "give --ranks N too"
+            raise UsageError("is for ranks that exec starts itself", where=f"--{option.replace('_', '-')}", hint=hint)
+    return _become(args, command, mode, launched or LocalRank(0, 1, "default"))
 
 
-def _plan(args: Namespace, ranks: int | None) -> "Plan":
-    from entrypoints.placement.plan import PlanOptions, make_plan
-    from entrypoints.topology import load
-
+def _plan(args: Namespace, ranks: int | None) -> Plan:
     return make_plan(load(args.topology), PlanOptions(ranks=ranks, environ=dict(os.environ), workload=args.workload))
 
 
-def _become(args: Namespace, command: list[str], mode: "BindMode", plan: "Plan", local_rank: int) -> int:
+def _become(args: Namespace, command: list[str], mode: BindMode, rank_here: LocalRank) -> int:
     """Bind this process and replace it: numactl for one rank, with nothing left in between."""
-    from entrypoints.binding import bind
-    from entrypoints.launch.child import find_program
-    from entrypoints.launch.model import RankCommand
-    from entrypoints.output import say
-
-    rank = plan.ranks[local_rank]
-    environ = RankCommand(rank, tuple(command), rank=local_rank).environment(mode, len(plan.ranks))
+    plan = _plan(args, rank_here.ranks)
+    if rank_here.local_rank >= len(plan.ranks):
+        raise UsageError(
+            f"local rank {rank_here.local_rank} ({rank_here.source}), but the plan has {len(plan.ranks)} ranks",
+            hint="the launcher does not tell how many ranks share a node: give --ranks or set LOCAL_WORLD_SIZE",
+        )
+    rank = plan.ranks[rank_here.local_rank]
+    environ = RankCommand(rank, tuple(command), rank=rank.local_rank).environment(mode, len(plan.ranks))
     program = find_program(command[0], environ)
     for sentence in bind(rank.cpus, rank.memory, mode, args.strict).degradations:
-        say(f"epbox exec: local rank {local_rank}: {sentence}")
-    if local_rank == 0:
+        say(f"epbox exec: local rank {rank.local_rank}: {sentence}")
+    if rank.local_rank == 0:
         for warning in plan.warnings:
             say(f"epbox exec: {warning}")
     try:
@@ -87,28 +80,18 @@ def _become(args: Namespace, command: list[str], mode: "BindMode", plan: "Plan",
         raise UsageError(f"cannot be executed: {error.strerror}", where=program) from None
 
 
-def _supervise(args: Namespace, command: list[str], mode: "BindMode") -> int:
+def _supervise(args: Namespace, command: list[str], mode: BindMode) -> int:
     """Start the ranks here, with the variables that torchrun would give them."""
-    from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
-    from entrypoints.nodes.rendezvous import resolve
-    from entrypoints.output import say
-
-    there = resolve(None, os.environ)
+    node = resolve(None, os.environ)
     plan = _plan(args, args.ranks)
     for warning in plan.warnings:
         say(f"epbox exec: {warning}")
     count = len(plan.ranks)
     commands = []
     for rank in plan.ranks:
-        number = there.node_rank * count + rank.local_rank
-        env = {
-            "LOCAL_RANK": str(rank.local_rank),
-            "LOCAL_WORLD_SIZE": str(count),
-            "RANK": str(number),
-            "WORLD_SIZE": str(there.nodes * count),
-            "MASTER_ADDR": there.master_addr,
-            "MASTER_PORT": str(there.master_port),
-        }
+        number = node.node_rank * count + rank.local_rank
+        numbers = {"RANK": number, "WORLD_SIZE": node.nodes * count, "LOCAL_RANK": rank.local_rank, "LOCAL_WORLD_SIZE": count}
+        env = node.environment() | {name: str(value) for name, value in numbers.items()}
         commands.append(RankCommand(rank, tuple(command), env, number))
     options = LaunchOptions(
         log_dir=args.log_dir,
@@ -119,7 +102,7 @@ def _supervise(args: Namespace, command: list[str], mode: "BindMode") -> int:
         grace_s=args.grace,
         split_output=True,
     )
-    outcome = run(commands, options)
+    outcome = supervise(commands, options)
     if outcome.exit_code:
         say(f"epbox exec: {outcome.cause}")
     return outcome.exit_code

@@ -4,8 +4,16 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 
+from entrypoints.drawing.topology import draw
 from entrypoints.errors import UsageError
+from entrypoints.output import emit_json, say
 from entrypoints.parser import add_topology_option
+from entrypoints.placement.compare import compare, compare_table
+from entrypoints.placement.model import Plan, env_text, numactl_line, numactl_text, plan_table, rankfile_text
+from entrypoints.placement.plan import PlanOptions, make_plan
+from entrypoints.topology import load
+from entrypoints.topology.model import Topology
+from entrypoints.workloads import get
 
 #: What placement itself tells apart; a bench workload names one of these as its `placement`.
 PLANNED_WORKLOADS = ("deepep-v1", "deepep-v2", "alltoall")
@@ -44,20 +52,13 @@ def parse_hca_options(texts: list[str]) -> dict[int, str]:
 
 
 def run(args: Namespace) -> int:
-    from entrypoints.placement.plan import PlanOptions, make_plan
-    from entrypoints.topology import load
-
     overrides = parse_hca_options(args.hca)
     if args.rank is not None and args.format not in ("env", "numactl"):
         raise UsageError("goes with --format env or numactl only", where="--rank")
     if args.compare and args.format not in ("table", "json"):
         raise UsageError("goes with --format table or json only", where="--compare")
-    workload = args.workload
-    if workload == "auto":
-        workload = "deepep-v1"
+    workload = "deepep-v1" if args.workload == "auto" else args.workload
     if workload not in PLANNED_WORKLOADS:
-        from entrypoints.workloads import get
-
         workload = get(workload).placement
     topology = load(args.topology)
     options = PlanOptions(args.ranks, dict(os.environ), overrides, tuple(args.exclude_hca), args.cores_per_rank, workload)
@@ -65,43 +66,23 @@ def run(args: Namespace) -> int:
     if args.rank is not None and not 0 <= args.rank < len(plan.ranks):
         raise UsageError(f"{args.rank}: the plan has ranks 0-{len(plan.ranks) - 1}", where="--rank")
     if args.format == "json":
-        from entrypoints.output import emit_json
-
-        document = plan.to_json()
-        if args.compare:
-            from entrypoints.placement.compare import compare
-
-            document["compare"] = compare(topology, plan).to_json()
-        emit_json(document)
+        emit_json({**plan.to_json(), **({"compare": [rule.to_json() for rule in compare(topology, plan)]} if args.compare else {})})
         return 0
     sys.stdout.write(_text(args, topology, plan) + "\n")
     if args.format != "table":
-        from entrypoints.output import say
-
         for warning in plan.warnings:
             say(f"epbox plan: {warning}")
     return 0
 
 
-def _text(args: Namespace, topology: object, plan: object) -> str:
-    from entrypoints.placement import formats
-    from entrypoints.placement.model import Plan
-    from entrypoints.topology.model import Topology
-
-    assert isinstance(plan, Plan) and isinstance(topology, Topology)
+def _text(args: Namespace, topology: Topology, plan: Plan) -> str:
     if args.format == "env":
-        return formats.env_text(plan, args.rank)
+        return env_text(plan, args.rank)
     if args.format == "numactl":
-        return formats.numactl_text(plan) if args.rank is None else formats.numactl_line(plan.ranks[args.rank])
+        return numactl_text(plan) if args.rank is None else numactl_line(plan.ranks[args.rank])
     if args.format == "rankfile":
-        return formats.rankfile_text(plan)
+        return rankfile_text(plan)
     if args.format == "svg":
-        from entrypoints.drawing.topology import draw
-
         return draw(topology, plan).rstrip("\n")
-    text = formats.plan_table(plan)
-    if args.compare:
-        from entrypoints.placement.compare import compare, compare_table
-
-        text += "\n\n" + compare_table(compare(topology, plan))
-    return text
+    text = plan_table(plan)
+    return f"{text}\n\n{compare_table(plan, compare(topology, plan))}" if args.compare else text

@@ -19,27 +19,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from entrypoints.report import load, page
+
     if args.folder and args.folder.endswith(".jsonl") and not args.history:
         args.folder, args.history = None, args.folder
     if args.history:
         if args.folder or args.format == "markdown" or args.baseline:
             raise UsageError("--history stands alone", hint="epbox report --history results/index.jsonl -o history.html")
-        from entrypoints.report import timeline
-
         index = Path(args.history)
-        return _write(timeline.render(index), args.output or str(index.with_name("history.html")))
+        return _write(page.over_time(index), args.output or str(index.with_name("history.html")))
     if not args.folder:
         raise UsageError("no result folder given", hint="epbox report results/TIME")
-    from entrypoints.report import load
-
     folder = Path(args.folder)
     material = load.load(folder, Path(args.baseline) if args.baseline else None)
     if args.format == "markdown":
-        from entrypoints.report import markdown
-
-        return _write(markdown.render(material), args.output or "-")
-    from entrypoints.report import page
-
+        return _write(page.summary(material), args.output or "-")
     home = folder if folder.is_dir() else folder.parent
     return _write(page.render(material), args.output or str(home / "report.html"))
 

@@ -2,10 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from entrypoints.errors import BelowThreshold, UsageError
-from entrypoints.output import emit_json, say, table
+from entrypoints.logs.parse import collect
+from entrypoints.output import emit_json, say
+from entrypoints.results import comparison, history, references, show, thresholds
+from entrypoints.results.codec import encode
+from entrypoints.results.metrics import figure_rows, on_plan
+from entrypoints.results.model import ParsedRuns, Run
+from entrypoints.results.tables import to_markdown, to_text
+
+#: Runs that are held against published results: a log of 300 MB has thousands.
+MOST_COMPARED = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from entrypoints.results import show
-
-    render = show.markdown if args.format == "markdown" else table
+    render = to_markdown if args.format == "markdown" else to_text
     if args.nodes is not None and args.nodes < 1:
         raise UsageError(f"--nodes {args.nodes}: a run has at least one node")
     for option in ("port_gbps", "ports", "min_ratio"):
@@ -48,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     if args.reference:
         if args.min_ratio is None:
             raise UsageError("--reference: goes with --min-ratio only")
-        _check_reference(args.reference)
+        names = sorted({reference.id for reference in references.references()})
+        if args.reference not in names:
+            raise UsageError(f"--reference {args.reference}: no such reference", hint="one of " + ", ".join(names))
     if len(args.log) == 1 and args.log[0].endswith(".jsonl"):
         args.history = args.history or args.log[0]
     if args.history:
@@ -59,122 +67,70 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no log given", hint="epbox results LOG, or - for standard input")
     document = _document(args)
     if args.format == "json":
-        emit_json(document)
+        emit_json(encode(document))
     else:
-        print(show.document_text(document, render))
-    _gate(args, document)
+        print(show.runs_text(document, render))
+    _gate(args, document.runs)
     return 0
 
 
-def _check_reference(name: str) -> None:
-    """Raises UsageError, with the names there are, for one that no published result has."""
-    from entrypoints.results.compare import references
-
-    known = sorted({reference["id"] for reference in references()})
-    if name not in known:
-        raise UsageError(f"--reference {name}: no such reference", hint="one of " + ", ".join(known))
-
-
-def _document(args: argparse.Namespace) -> dict[str, Any]:
-    from entrypoints.results import compare
-    from entrypoints.results.collect import collect
-    from entrypoints.results.metrics import summary
-
-    found, omitted = collect(args.log, args.sweep)
-    runs = [compare.with_nodes(run, args.nodes) for run in found]
+def _document(args: argparse.Namespace) -> ParsedRuns:
+    collected = collect(args.log, args.sweep)
+    runs = [references.with_nodes(run, args.nodes) for run in collected.runs]
     notes = []
-    if omitted:
-        notes.append(f"{omitted} further runs are in these logs; only the first {len(runs)} are listed")
-    if any(run["test"] == "internode" and not run["shape"].get("nodes") for run in runs):
+    if collected.omitted:
+        notes.append(f"{collected.omitted} further runs are in these logs; only the first {len(runs)} are listed")
+    if any(run.test == "internode" and not run.shape.nodes for run in runs):
         notes.append("the number of nodes is not in the log: give --nodes to compare with references and the wire")
     elif not args.port_gbps:
-        notes += [text for run in runs[:1] if (text := compare.local_share(run))]
-    references: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in runs[:1000]:
-        for row in compare.against_references(run):
-            references.setdefault((row["metric"], row["id"]), row)
-    wire = [row for run in runs[:1] if args.port_gbps for row in compare.against_wire(run, args.port_gbps, args.ports)]
-    if len(runs) > 1 and references:
-        notes.append("references stand beside the first run that has the figure; see the statistics for the others")
-    return {
-        "schema": "epbox.result/1",
-        "runs": runs,
-        "summary": summary(runs),
-        "references": list(references.values()),
-        "wire": wire,
-        "notes": notes,
-    }
+        notes += filter(None, [references.local_share(runs[0])])
+    published = references.against_references(on_plan(runs)[:MOST_COMPARED])
+    if len(runs) > 1 and published:
+        notes.append("references stand beside the median over the runs of the same test and shape")
+    return ParsedRuns(
+        runs=tuple(runs),
+        summary=figure_rows(runs),
+        references=published,
+        wire=references.against_wire(runs[0], args.port_gbps, args.ports) if args.port_gbps else (),
+        notes=tuple(notes),
+    )
 
 
-def _gate(args: argparse.Namespace, document: dict[str, Any]) -> None:
-    """Raise BelowThreshold (exit 7) for the first threshold that is not reached; a gate without anything to measure is a usage error."""
-    from entrypoints.results.metrics import metrics, on_plan
-
-    judged = on_plan(document["runs"])
-    if args.require_complete:
-        for run in judged:
-            if not run.get("complete"):
-                raise BelowThreshold(f"{run['test']} is not complete: {'; '.join(run.get('missing', []))}", where=run.get("source"))
+def _gate(args: argparse.Namespace, runs: tuple[Run, ...]) -> None:
+    """Raise BelowThreshold (exit 7) for what is below a threshold; one without anything to hold against it is a usage error."""
+    judgements = thresholds.judge_completeness(runs) if args.require_complete else []
     if args.min_ratio is not None:
-        rows = document["references"]
-        if not rows:
-            raise UsageError("--min-ratio: no reference has this test and shape", hint="give --nodes, or use --min-gbps")
-        best: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            wanted = row["id"] == args.reference if args.reference else row["bound"] is not False
-            # Ratios are better above 1 for bandwidths and times alike: the lowest is against the best published figure.
-            if wanted and row["ratio"] < best.get(row["metric"], {"ratio": float("inf")})["ratio"]:
-                best[row["metric"]] = row
-        if not best:
+        ratios = thresholds.judge_ratio(runs[:MOST_COMPARED], args.min_ratio, args.reference)
+        if not ratios:
             raise UsageError(
-                f"--min-ratio: no reference {args.reference or ''} for these figures",
-                hint="entrypoints/results/references.toml has them all",
+                f"--min-ratio: no {args.reference or 'reference'} has this test, shape and figures",
+                hint="give --nodes, or use --min-gbps; entrypoints/results/references.toml has all references",
             )
-        for row in best.values():
-            if row["ratio"] < args.min_ratio:
-                text = f"{row['metric']}: {row['value']} is {row['ratio']:.2f} of {row['reference']} ({row['id']}: {row['source']})"
-                raise BelowThreshold(f"{text}, asked for {args.min_ratio}")
-    for asked in args.min_gbps:
-        name, _, text = asked.rpartition("=")
-        try:
-            least = float(text)
-        except ValueError:
-            raise UsageError(f"--min-gbps {asked}: no number", hint="for example 40 or combine=45") from None
-        measured = 0
-        for run in judged:
-            found = metrics(run)
-            between = any(direction == "rdma" for _, direction in found)
-            for (operation, direction), value in found.items():
-                wanted = not name or operation == name or operation.partition("/")[0] == name
-                if not wanted or direction == "us" or (between and direction == "nvl"):
-                    continue
-                measured += 1
-                if value < least:
-                    raise BelowThreshold(f"{operation} ({direction}): {value:.2f} GB/s, asked for {least:g}", where=run.get("source"))
-        if not measured:
-            raise UsageError(f"--min-gbps {asked}: no such figure in these results")
+        judgements += ratios
+    for text in args.min_gbps:
+        bandwidths = thresholds.judge_bandwidth(runs, thresholds.parse_bandwidth(text))
+        if not bandwidths:
+            raise UsageError(f"--min-gbps {text}: no such figure in these results")
+        judgements += bandwidths
+    if missed := thresholds.missed(judgements):
+        raise BelowThreshold("; ".join(missed))
 
 
-def _compare(args: argparse.Namespace, render: Any) -> int:
-    from entrypoints.results import compare, show
-    from entrypoints.results.collect import collect
-
-    sides = [[compare.with_nodes(run, args.nodes) for run in collect([path])[0]] for path in args.compare]
-    rows = compare.compare(*sides)
+def _compare(args: argparse.Namespace, render: show.Render) -> int:
+    before, after = ([references.with_nodes(run, args.nodes) for run in collect([path]).runs] for path in args.compare)
+    rows = comparison.compare(before, after)
     if args.format == "json":
-        emit_json({"schema": "epbox.comparison/1", "a": args.compare[0], "b": args.compare[1], "rows": rows})
+        emit_json({"schema": "epbox.comparison/1", "a": args.compare[0], "b": args.compare[1], "rows": encode(rows)})
     else:
         say(f"A: {args.compare[0]}\nB: {args.compare[1]}")
-        print(show.comparison_text(rows, render))
+        print(render(show.compared_table(rows)))
     return 0
 
 
-def _history(args: argparse.Namespace, render: Any) -> int:
-    from entrypoints.results import history, show
-
+def _history(args: argparse.Namespace, render: show.Render) -> int:
     series = history.series(history.load(Path(args.history)))
     if args.format == "json":
-        emit_json({"schema": "epbox.history/1", "series": series})
+        emit_json({"schema": "epbox.history/1", "series": encode(series)})
     else:
-        print(show.history_text(series, history.spark, render))
+        print(show.history_text(series, render))
     return 0

@@ -7,7 +7,11 @@ from pathlib import Path
 from entrypoints.errors import UsageError
 from entrypoints.output import emit_json, say, write_atomically
 from entrypoints.parser import add_format_option
+from entrypoints.topology import load
+from entrypoints.topology.load import root_below
 from entrypoints.topology.model import Gpu, Hca, Topology
+from entrypoints.topology.snapshot import take
+from entrypoints.topology.tree import is_folder
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -17,14 +21,12 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from entrypoints.topology.load import load, root_below
-    from entrypoints.topology.snapshot import take
-    from entrypoints.topology.tree import DirectoryTree, is_folder
-
-    if arguments.root is not None and not is_folder(arguments.root):
-        raise UsageError("is no folder", where=arguments.root, hint="give a sysfs root: a folder with sys/ and proc/ in it")
-    tree = DirectoryTree("/", live=True) if arguments.root is None else DirectoryTree(root_below(arguments.root))
-    data, topology = take(tree)
+    if arguments.root is None:
+        data, topology = take("/", live=True)
+    elif is_folder(arguments.root):
+        data, topology = take(root_below(arguments.root))
+    else:
+        raise UsageError("is not a folder", where=arguments.root, hint="give a sysfs root: a folder with sys/ and proc/ in it")
     try:
         write_atomically(Path(arguments.out), data)
     except OSError as error:
@@ -52,10 +54,5 @@ def comparable(topology: Topology) -> Topology:
 
     cards = {card: str(i) for i, card in enumerate(dict.fromkeys(hca.card for hca in topology.hcas))}
     return replace(
-        topology,
-        source="",
-        hostname=None,
-        warnings=(),
-        gpus=tuple(map(gpu, topology.gpus)),
-        hcas=tuple(map(hca, topology.hcas)),
+        topology, source="", hostname=None, warnings=(), gpus=tuple(map(gpu, topology.gpus)), hcas=tuple(map(hca, topology.hcas))
     )

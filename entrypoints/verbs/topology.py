@@ -1,14 +1,21 @@
 """`epbox topology`: one host as a table, JSON, a drawing, or a file for NCCL_TOPO_FILE."""
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from entrypoints.output import emit_json, say, write_atomically
+from entrypoints.drawing.topology import draw
+from entrypoints.errors import EPBoxError, UsageError
+from entrypoints.output import say, write_atomically
 from entrypoints.parser import add_format_option, add_topology_option
 from entrypoints.placement.model import Plan
+from entrypoints.placement.plan import make_plan
 from entrypoints.topology import load
+from entrypoints.topology.document import to_document
 from entrypoints.topology.model import Topology
+from entrypoints.topology.nccl_xml import to_nccl_xml
+from entrypoints.topology.tables import describe
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -21,52 +28,29 @@ def run(arguments: Namespace) -> int:
     topology = load(arguments.topology)
     for warning in topology.warnings:
         say(f"warning: {warning}")
-    if arguments.format == "json" and not arguments.output:
-        from entrypoints.topology.document import to_document
-
-        emit_json(to_document(topology))
-        return 0
     text = _text(topology, arguments.format)
-    if arguments.output:
-        try:
-            write_atomically(Path(arguments.output), text)
-        except OSError as error:
-            from entrypoints.errors import UsageError
-
-            raise UsageError(f"cannot be written: {error.strerror}", where=arguments.output, hint="choose another place with -o") from None
-    else:
+    if not arguments.output:
         sys.stdout.write(text)
+        return 0
+    try:
+        write_atomically(Path(arguments.output), text)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=arguments.output, hint="choose another place with -o") from None
     return 0
 
 
 def _text(topology: Topology, form: str) -> str:
     if form == "json":
-        import json
-
-        from entrypoints.topology.document import to_document
-
         return json.dumps(to_document(topology), indent=2) + "\n"
     if form == "svg":
-        from entrypoints.drawing.topology import draw
-
         return draw(topology, _plan(topology))
     if form == "nccl-xml":
-        from entrypoints.topology.nccl_export import to_nccl_xml
-
         return to_nccl_xml(topology)
-    from entrypoints.topology.tables import describe
-
     return describe(topology) + "\n"
 
 
-def _plan(topology: Topology) -> "Plan | None":
+def _plan(topology: Topology) -> Plan | None:
     """The plan to draw in; None for a host for which none is possible."""
-    from entrypoints.errors import EPBoxError
-
-    try:
-        from entrypoints.placement.plan import make_plan
-    except ImportError:
-        return None
     try:
         return make_plan(topology)
     except EPBoxError as error:

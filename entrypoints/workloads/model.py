@@ -1,13 +1,15 @@
-"""What a workload is: a shape that is checked before anything starts, and the command each rank runs."""
+"""A workload: a shape that is checked before anything starts, and the command that each rank runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from entrypoints.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. None means: the workload's default for this place."""
+    """The sizes that are requested of a workload, and the host it is for. None means: its default for these nodes and ranks."""
 
     nodes: int
     ranks: int
@@ -29,6 +31,10 @@ class Request:
     def world(self) -> int:
         return self.nodes * self.ranks
 
+    def sizes(self, defaults: Mapping[str, int]) -> dict[str, int]:
+        """The named sizes, as requested or else by default."""
+        return {name: default if (size := getattr(self, name)) is None else size for name, default in defaults.items()}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -47,8 +53,7 @@ class Workload(Protocol):
     """One way to measure. `prepare` raises UsageError for a shape that cannot run, and names the nearest one that can."""
 
     name: str
-    summary: str
-    #: What the placement room calls the library under test (decides which variables a plan sets).
+    #: The placement room's name of the library under test (decides which variables a plan sets).
     placement: str
 
     def prepare(self, request: Request) -> Prepared: ...
@@ -62,3 +67,15 @@ def nearest(wanted: int, possible: Sequence[int]) -> int:
 def nearest_multiple(wanted: int, unit: int) -> int:
     """The multiple of `unit` (at least one unit) closest to `wanted`."""
     return max(1, (wanted + unit // 2) // unit) * unit
+
+
+def require(condition: bool, problem: str, option: str, nearest_possible: str) -> None:
+    """Raise UsageError that names the option, and the nearest value that is possible, unless the condition holds."""
+    if not condition:
+        raise UsageError(problem, where=option, hint=f"nearest possible: {nearest_possible}")
+
+
+def require_divisible(experts: int, world: int) -> None:
+    """Raise UsageError unless every rank holds as many experts as any other."""
+    better = nearest_multiple(experts, world)
+    require(experts % world == 0, f"{experts} experts do not divide by {world} ranks", "--num-experts", f"--num-experts {better}")

@@ -5,18 +5,20 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from entrypoints.errors import EngineError
 from entrypoints.output import say
+from images.command import run
 
-from . import debian, hostconfig, hostpackages
+from . import debian, hostconfig
+from . import digest as digests
+from .debian import Package
 from .engine import Engine
+from .lock import Lock
 from .recipe import Base
 
 LAYOUT = 3  # raise when bootstrap() makes other files of the same packages: cached bases are named by it
@@ -32,123 +34,106 @@ _HOST_FILES = (
     "var/cache/ldconfig/aux-cache",
     "var/lib/dbus/machine-id",
 )
+_FIXED_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
 @dataclass(frozen=True)
 class ReadyBase:
-    """A base that the engine holds: what FROM says, and the sha256 of its content (registry digest or root file system tarball)."""
+    """A base that the engine holds: what FROM says, and the digest of its content (registry digest, or of the root file system tarball)."""
 
     reference: str
     digest: str
     drift: tuple[str, ...] = ()  # locked packages that the mirror had no more when it was made: "NAME LOCKED -> OFFERED"
 
 
-def reference(base: Base, lock: Mapping[str, Any] | None = None) -> str:
-    """What FROM says: name@digest, or the local name of a bootstrapped base, which hashes all that decides its content."""
+def reference(base: Base, lock: Lock | None = None) -> str:
+    """Return what FROM says: name@digest, or the local name of a bootstrapped base, which hashes all that decides its content."""
     if base.kind == "registry":
         return f"{base.image}@{base.digest}"
-    content = {**asdict(base), "title": "", "layout": LAYOUT, "locked": (lock or {}).get("base_packages")}
+    locked = {name: asdict(package) for name, package in lock.base_packages.items()} if lock else None
+    content = {**asdict(base), "title": "", "layout": LAYOUT, "locked": locked}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return f"epbox-base:{base.suite}-{key}"
 
 
-def ensure(base: Base, engine: Engine, lock: Mapping[str, Any] | None = None, fresh: bool = False, strict: bool = False) -> ReadyBase:
-    """The base in the engine: found, or bootstrapped and imported. A registry base is left to the build to pull by its digest."""
+def ensure(base: Base, engine: Engine, lock: Lock | None = None, fresh: bool = False, strict: bool = False) -> ReadyBase:
+    """Return the base that the engine has, or bootstrap and import it. A registry base is left to the build to pull by its digest.
+
+    `fresh` bootstraps it again, `strict` makes drift from the lock an EngineError.
+    """
     import docker
 
     name = reference(base, lock)
     if base.kind == "registry":
         return ReadyBase(name, str(base.digest))
-    client = engine.client()
     if not fresh:
         try:
-            labels = client.images.get(name).labels
+            labels = engine.client().images.get(name).labels
             drifted = tuple(line for line in labels.get("epbox.base.drift", "").split(", ") if line)
             return ReadyBase(name, str(labels["epbox.base.digest"]), drifted)
         except (docker.errors.ImageNotFound, KeyError):
             pass
     say(f"base {name}: bootstrapping {base.title} from packages")
+    return _make(base, name, engine, lock, strict)
+
+
+def _make(base: Base, name: str, engine: Engine, lock: Lock | None, strict: bool) -> ReadyBase:
+    drift: tuple[str, ...] = ()
+    snapshot: tuple[str, ...] = ()
+    if lock:
+        drift = _missing_packages(base, lock)
+        if drift and hostconfig.snapshot_answers():
+            snapshot = hostconfig.snapshot_sources(lock.archive)
+            drift = _missing_packages(base, lock, snapshot)
+        if drift and strict:
+            problem = f"the mirror no longer has what the lock names: {', '.join(drift)}"
+            raise EngineError(problem, where="--locked", hint="./inv lock --update")
     with TemporaryDirectory(prefix="epbox-base-") as folder:
         tarball = Path(folder, "base.tar")
-        gone, more = _check_mirror(base, lock, strict)
-        bootstrap(base, tarball, (lock or {}).get("base_packages", {}), more)
-        digest = f"sha256:{sha256(tarball)}"
-        drift = (*gone, *_check_bytes(digest, lock, gone, strict))
-        repository, _, tag = name.partition(":")
+        bootstrap(base, tarball, lock.base_packages if lock else {}, snapshot)
+        digest = digests.of_file(tarball)
+        if lock and lock.base.digest and not drift and digest != lock.base.digest:
+            # Equal packages should give the locked bytes; another mmdebstrap may not, which is said instead of hidden.
+            drift = (f"base of the locked packages has other bytes ({digest[:19]} instead of {lock.base.digest[:19]})",)
+            if strict:
+                raise EngineError(drift[0], where="--locked", hint=f"the lock was made with {dict(lock.tools)}")
         labels = {"epbox.base": base.name, "epbox.base.digest": digest, "org.opencontainers.image.title": base.title}
         labels |= {"epbox.base.drift": ", ".join(drift)}
         changes = ["LABEL " + " ".join(f"{key}={json.dumps(value)}" for key, value in labels.items()), 'CMD ["bash"]']
+        repository, _, tag = name.partition(":")
         with tarball.open("rb") as stream:
-            answer = client.api.import_image_from_data(stream, repository=repository, tag=tag, changes=changes)
-    if "errorDetail" in answer:
-        raise EngineError(f"the engine does not import the base: {answer.strip()[-200:]}")
+            reply = engine.client().api.import_image_from_data(stream, repository=repository, tag=tag, changes=changes)
+    if "errorDetail" in reply:
+        raise EngineError(f"the engine does not import the base: {reply.strip()[-200:]}")
     return ReadyBase(name, digest, drift)
 
 
-def _check_mirror(base: Base, lock: Mapping[str, Any] | None, strict: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Locked base packages that are nowhere any more, and the apt sources that the others need beside the mirror.
+def _missing_packages(base: Base, lock: Lock, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Base packages of the lock that the mirror (and `more` apt sources) has no more. EngineError for one with another hash."""
+    with debian.archive(str(base.suite), more) as mirror:
+        return debian.drift(lock.base_packages, mirror.offered(lock.base_packages))
 
-    EngineError for a package with another hash, or when `strict` and any is gone.
+
+def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Package] | None = None, more: Sequence[str] = ()) -> None:
+    """Write a root file system tarball with mmdebstrap; same packages, same bytes. EngineError when that is not possible.
+
+    `locked` packages come in their locked versions; `more` are further apt sources.
     """
-    locked = (lock or {}).get("base_packages")
-    if not lock or not locked:
-        return (), ()
-    more: tuple[str, ...] = ()
-    with debian.archive(str(base.suite)) as archive:
-        gone = debian.drift(locked, archive.offered(locked))
-    if gone and hostconfig.snapshot_answers():
-        more = hostconfig.snapshot_sources(lock["archive"])
-        with debian.archive(str(base.suite), more) as archive:
-            gone = debian.drift(locked, archive.offered(locked))
-    if gone and strict:
-        raise EngineError(f"the mirror no longer has what the lock names: {', '.join(gone)}", where="--locked", hint="./inv lock --update")
-    return gone, more
-
-
-def _check_bytes(digest: str, lock: Mapping[str, Any] | None, gone: Sequence[str], strict: bool) -> tuple[str, ...]:
-    """Equal packages should give the locked bytes; another mmdebstrap may not, which is said instead of hidden."""
-    want = (lock or {}).get("base", {}).get("digest")
-    if not want or gone or digest == want:
-        return ()
-    what = f"base of the locked packages has other bytes ({digest[:19]} instead of {want[:19]})"
-    if strict:
-        raise EngineError(what, where="--locked", hint=f"the lock was made with {lock['tools'] if lock else ''}")
-    return (what,)
-
-
-def bootstrap(base: Base, tarball: Path, locked: Mapping[str, Mapping[str, str]] | None = None, more: Sequence[str] = ()) -> None:
-    """Write a root file system tarball with mmdebstrap; same packages, same bytes. EngineError when that is not possible."""
     if shutil.which("mmdebstrap") is None:
-        hostpackages.install(["mmdebstrap", "debian-archive-keyring"], "bootstrapping a Debian base")
-    mirrors = hostconfig.debian_mirrors()
+        hostconfig.install(["mmdebstrap", "debian-archive-keyring"], "bootstrapping a Debian base")
     suite = str(base.suite)
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--include={','.join(base.packages)}"]
-    command += [f"--dpkgopt={option}" for option in _DPKG]
-    command += [f"--aptopt={option.rstrip(';')}" for option in hostconfig.apt_options()]
-    bundle = hostconfig.ca_bundle()
-    if bundle:
-        command.append(f'--aptopt=Acquire::https::CAInfo "{bundle}"')
-    command += [f"--customize-hook={hook}" for hook in _hooks(suite)]
-    command += [suite, str(tarball), *mirrors.sources(suite), *more]
     pins = tarball.with_suffix(".pins")
-    pins.write_text("".join(f"Package: {n}\nPin: version {p['version']}\nPin-Priority: 1001\n\n" for n, p in (locked or {}).items()))
-    command[1:1] = [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {shlex.quote(str(pins))} "$1/etc/apt/preferences.d/epbox"']
-    environment = {
-        **os.environ,
-        "SOURCE_DATE_EPOCH": str(base.epoch),
-        "PYTHONHASHSEED": "0",
-        "LC_ALL": "C.UTF-8",
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-    }
+    pins.write_text("".join(f"Package: {n}\nPin: version {p.version}\nPin-Priority: 1001\n\n" for n, p in (locked or {}).items()))
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--include={','.join(base.packages)}"]
+    command += [f'--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; cp {shlex.quote(str(pins))} "$1/etc/apt/preferences.d/epbox"']
+    command += [f"--dpkgopt={option}" for option in _DPKG]
+    command += [f"--aptopt={option.rstrip(';')}" for option in hostconfig.apt_options(hostconfig.ca_bundle())]
+    command += [f"--customize-hook={hook}" for hook in _hooks(suite)]
+    command += [suite, str(tarball), *hostconfig.debian_mirrors().sources(suite), *more]
+    environment = {**os.environ, **_FIXED_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(base.epoch)}
+    hint = "is a Debian mirror reachable? EPBOX_DEBIAN_MIRROR names one; proxies are taken from apt and the environment"
     # umask: hooks and maintainer scripts make files, whose modes shall not be the caller's.
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, umask=0o022
-    )
-    if done.returncode != 0:
-        tail = " | ".join(line for line in done.stderr.strip().splitlines()[-4:])
-        hint = "is a Debian mirror reachable? EPBOX_DEBIAN_MIRROR names one; proxies are taken from apt and the environment"
-        raise EngineError(f"mmdebstrap failed: {tail}", hint=hint)
+    run(command, env=environment, umask=0o022, hint=hint)
 
 
 def _hooks(suite: str) -> list[str]:
@@ -163,12 +148,3 @@ def _hooks(suite: str) -> list[str]:
         'for d in var/lib/apt/lists var/cache/apt/archives; do [ ! -d "$1/$d/partial" ] || chroot "$1" chown _apt:root "/$d/partial"; done',
         'find "$1/var/log" -type f -delete; rm -f "$1"/var/lib/dpkg/*-old "$1"/var/cache/debconf/*-old',
     ]
-
-
-def sha256(path: Path) -> str:
-    """A file's sha256 in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

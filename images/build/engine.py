@@ -6,20 +6,19 @@ The docker SDK cannot drive BuildKit (docker/docker-py#2230), so images are buil
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entrypoints.errors import EngineError, UsageError
 from entrypoints.output import say
+from images.command import probe
 
-from . import hostpackages, private_engine
+from . import hostconfig, private_engine
 
 if TYPE_CHECKING:
     import docker
 
-ENGINES = ("auto", "docker", "host")
 DEFAULT_URL = "unix:///var/run/docker.sock"
 CLI_FOLDERS = ("/usr/bin", "/usr/local/bin")  # searched after PATH
 WAYS = (
@@ -49,72 +48,46 @@ class Engine:
 
 
 def find() -> Engine | None:
-    """The daemon of DOCKER_HOST, of the default socket, a rootless or our private one, in this order; None when none answers.
+    """Find a Docker daemon: DOCKER_HOST, default socket, rootless, private. None if none answers.
 
     A DOCKER_HOST that does not answer is an EngineError: the user named a daemon, and another one would be a surprise.
     """
-    asked = os.environ.get("DOCKER_HOST")
-    if asked:
-        version = ping(asked)
-        if version is None:
-            raise EngineError("no daemon answers", where=f"DOCKER_HOST={asked}", hint="start it, or unset DOCKER_HOST")
-        return Engine(asked, asked == private_engine.layout().url, version)
+    named = os.environ.get("DOCKER_HOST")
     rootless = f"unix://{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/docker.sock"
-    for url in (DEFAULT_URL, rootless, private_engine.layout().url):
-        version = ping(url)
+    private = private_engine.layout().url
+    for url in [named] if named else [DEFAULT_URL, rootless, private]:
+        version = private_engine.ping(url)
         if version is not None:
-            return Engine(url, url == private_engine.layout().url, version)
+            return Engine(url, url == private, version)
+    if named:
+        raise EngineError("no daemon answers", where=f"DOCKER_HOST={named}", hint="start it, or unset DOCKER_HOST")
     return None
 
 
 def ensure(choice: str = "auto") -> Engine:
-    """A daemon that answers: one that is there, else a private one, else an EngineError naming the ways to get one."""
-    if choice not in ENGINES or choice == "host":
-        raise UsageError(f"engine {choice!r} cannot build or run images", hint=f"allowed: {', '.join(ENGINES)}; host only for bench")
-    engine = find()
-    if engine:
+    """Find a daemon, or start the private one. Raises EngineError that names the ways to get one."""
+    if choice not in ("auto", "docker"):
+        raise UsageError(f"engine {choice!r} cannot build or run images", hint="allowed: auto, docker, host; host only for bench")
+    if engine := find():
         return engine
     socket = Path(DEFAULT_URL.removeprefix("unix://"))
     if socket.exists() and not os.access(socket, os.W_OK):
         raise EngineError("this user may not use the daemon", where=str(socket), hint="add the user to its group (docker), or be root")
-    if not hostpackages.can_install():
+    if not hostconfig.can_install():
         raise EngineError("no container engine answers here", hint=WAYS)
     say("no container engine answers here: starting a private one (./inv engine.stop ends it)")
     if shutil.which("dockerd", path=private_engine.PATH) is None:
-        install_docker()
-        engine = find()  # a package may have started the system's own daemon
-        if engine:
+        hostconfig.update()
+        # The CLI and buildx are packages of their own in Debian 13 and Ubuntu.
+        extra = [package for package in ("docker-cli", "docker-buildx") if hostconfig.available(package)]
+        hostconfig.install(["docker.io", *extra], "container engine")
+        if engine := find():  # a package may have started the system's own daemon
             return engine
     private_engine.start()
     engine = find()
     if engine is None:
         raise EngineError("the private engine started but does not answer", where=str(private_engine.layout().log))
     return engine
-
-
-def install_docker() -> None:
-    """Install the distribution's daemon, and the CLI and buildx where they are packages of their own (Debian 13, Ubuntu)."""
-    subprocess.run(["apt-get", "update", "-q"], capture_output=True)
-    extra = [package for package in ("docker-cli", "docker-buildx") if hostpackages.available(package)]
-    hostpackages.install(["docker.io", *extra], "container engine")
-
-
-def ping(url: str) -> str | None:
-    """The version of the daemon at `url`, or None. A socket file without a listener is no daemon."""
-    path = Path(url.removeprefix("unix://"))
-    if url.startswith("unix://") and not path.exists():
-        return None
-    import docker
-    import requests
-
-    try:
-        client = docker.DockerClient(base_url=url, timeout=10)
-        try:
-            return str(client.version()["Version"])
-        finally:
-            client.close()
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
-        return None
 
 
 def buildkit_cli() -> tuple[str, ...]:
@@ -125,15 +98,14 @@ def buildkit_cli() -> tuple[str, ...]:
         if path is None or Path(path).resolve() in seen:
             continue
         seen.append(Path(path).resolve())
-        if subprocess.run([path, "buildx", "version"], capture_output=True).returncode == 0:
+        if probe([path, "buildx", "version"]) is not None:
             return (path, "buildx", "build", "--load")
-        version = re.search(r"version (\d+)\.", subprocess.run([path, "--version"], capture_output=True, text=True).stdout)
+        version = re.search(r"version (\d+)\.", probe([path, "--version"]) or "")
         if version and 18 < int(version[1]) < 23:
             return (path, "build")
     if not seen:
-        raise EngineError(
-            "no docker CLI is installed", hint="install docker-cli and docker-buildx (Debian 13, Ubuntu) or docker.io (Debian 12)"
-        )
+        hint = "install docker-cli and docker-buildx (Debian 13, Ubuntu) or docker.io (Debian 12)"
+        raise EngineError("no docker CLI is installed", hint=hint)
     hint = "install the buildx plugin: docker-buildx (Debian 13, Ubuntu) or docker-buildx-plugin (Docker's own packages)"
     raise EngineError(f"{', '.join(map(str, seen))} cannot drive BuildKit", hint=hint)
 

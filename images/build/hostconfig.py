@@ -1,19 +1,21 @@
-"""What a build needs of its host to reach the network: proxies, CA bundle, package mirrors. Given as secrets, never as layers or labels."""
+"""What a build needs of its host: proxies, CA bundle and mirrors (one secret, never a layer or a label), and Debian packages."""
 
 import configparser
 import os
 import re
 import shlex
-import subprocess
+import shutil
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .hostpackages import os_release
+from entrypoints.errors import EngineError
+from entrypoints.output import say
+from images.command import probe, run
 
 DEBIAN = "http://deb.debian.org/debian"
 DEBIAN_SECURITY = "http://deb.debian.org/debian-security"
@@ -23,6 +25,8 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_C
 _CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 _APT_KEYS = re.compile(r"^Acquire::(https?::(Proxy|Timeout|Verify-)|Check-|Retries|ForceIPv)", re.IGNORECASE)
 _PIP_KEYS = ("index-url", "extra-index-url", "find-links", "trusted-host", "timeout")
+_FOLDER = "/run/host"  # of a build step, on a tmpfs: what host.sh writes there goes with the step
+_END = "END OF FILE"
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,16 @@ class Mirrors:
 
 
 def debian_mirrors(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Mirrors:
-    """EPBOX_DEBIAN_MIRROR (and _SECURITY) first; else what a Debian host's own sources name; else deb.debian.org."""
-    asked = environ.get("EPBOX_DEBIAN_MIRROR")
-    if asked:
-        return Mirrors(asked.rstrip("/"), environ.get("EPBOX_DEBIAN_SECURITY_MIRROR", DEBIAN_SECURITY).rstrip("/"))
+    """Return EPBOX_DEBIAN_MIRROR (and EPBOX_DEBIAN_SECURITY_MIRROR); else what a Debian host's own sources name; else deb.debian.org."""
+    mirror = environ.get("EPBOX_DEBIAN_MIRROR")
+    if mirror:
+        return Mirrors(mirror.rstrip("/"), environ.get("EPBOX_DEBIAN_SECURITY_MIRROR", DEBIAN_SECURITY).rstrip("/"))
     release = os_release(root / "etc/os-release")
     if release.get("ID") != "debian":
         return Mirrors()
-    suites = list(_apt_suites(root / "etc/apt"))
+    sources = _apt_sources(root / "etc/apt")
     codename = release.get("VERSION_CODENAME", "")
-    archive = next((uri for uri, names in suites if codename in names), DEBIAN)
-    security = next((uri for uri, names in suites if f"{codename}-security" in names), DEBIAN_SECURITY)
-    return Mirrors(archive.rstrip("/"), security.rstrip("/"))
+    return Mirrors(sources.get(codename, DEBIAN).rstrip("/"), sources.get(f"{codename}-security", DEBIAN_SECURITY).rstrip("/"))
 
 
 def snapshot_sources(archive: Mapping[str, str]) -> tuple[str, ...]:
@@ -69,25 +71,28 @@ def snapshot_sources(archive: Mapping[str, str]) -> tuple[str, ...]:
 def snapshot_answers() -> bool:
     """True where Debian's snapshot archive is reachable; asked only when a locked version left the mirror."""
     try:
-        with urllib.request.urlopen(f"{SNAPSHOT}/debian/", timeout=10) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"{SNAPSHOT}/debian/", timeout=10) as reply:
+            return bool(reply.status == 200)
     except (OSError, ValueError):
         return False
 
 
-def _apt_suites(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(URI, suites) of every binary source, in both formats of sources.list(5)."""
+def _apt_sources(folder: Path) -> dict[str, str]:
+    """Suite to the first URI that a host's binary sources name for it, in both formats of sources.list(5)."""
+    sources: dict[str, str] = {}
     for path in [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))]:
         for line in _lines(path):
             words = re.sub(r"\[[^]]*\]", "", line).split()
             if len(words) >= 3 and words[0] == "deb":
-                yield words[1], (words[2],)
+                sources.setdefault(words[2], words[1])
     for path in sorted((folder / "sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", "\n".join(_lines(path))):
             fields = dict(re.findall(r"^(\w[\w-]*):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if "deb" in fields.get("Types", "").split() and fields.get("Enabled", "yes") != "no":
-                for uri in fields.get("URIs", "").split():
-                    yield uri, tuple(fields.get("Suites", "").split())
+            uris = fields.get("URIs", "").split()
+            if "deb" in fields.get("Types", "").split() and fields.get("Enabled", "yes") != "no" and uris:
+                for suite in fields.get("Suites", "").split():
+                    sources.setdefault(suite, uris[0])
+    return sources
 
 
 def _lines(path: Path) -> list[str]:
@@ -98,35 +103,28 @@ def _lines(path: Path) -> list[str]:
 
 
 def ca_bundle(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The host's CA bundle: what its environment names, else the system's."""
+    """The host's CA bundle: what its environment names, else the system's; None without one."""
     named = [environ[name] for name in _CA_VARIABLES if environ.get(name)]
     return next((Path(path) for path in [*named, *_CA_FILES] if Path(path).is_file()), None)
 
 
-def apt_options() -> list[str]:
-    """The host's own apt settings about proxies and the network, as apt.conf(5) lines."""
-    try:
-        dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout
-    except OSError:
-        return []
-    return [line for line in dump.splitlines() if _APT_KEYS.match(line) and not line.endswith(' "";')]
+def apt_options(bundle: Path | None) -> list[str]:
+    """The host's own apt settings about proxies and the network, and the CA bundle to trust, as apt.conf(5) lines."""
+    dump = probe(["apt-config", "dump"]) or ""
+    lines = [line for line in dump.splitlines() if _APT_KEYS.match(line) and not line.endswith(' "";')]
+    return [*lines, f'Acquire::https::CAInfo "{bundle}";'] if bundle else lines
 
 
 def pip_options(environ: Mapping[str, str] = os.environ, files: Sequence[Path] | None = None) -> dict[str, str]:
     """pip's index settings from its files and environment. Local folders are left out: a build cannot see them."""
     home = Path(environ.get("HOME", "/nonexistent"))
-    known = [
-        Path("/etc/pip.conf"),
-        home / ".pip/pip.conf",
-        home / ".config/pip/pip.conf",
-        Path(environ.get("PIP_CONFIG_FILE", "/dev/null")),
-    ]
+    if files is None:
+        standard = (Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf")
+        files = (*standard, Path(environ.get("PIP_CONFIG_FILE", "/dev/null")))
     parser = configparser.RawConfigParser(strict=False)
-    for path in known if files is None else files:
-        try:
-            parser.read_string(path.read_text())
-        except (OSError, UnicodeDecodeError, configparser.Error):
-            continue
+    for path in files:
+        with suppress(UnicodeDecodeError, configparser.Error):
+            parser.read(path)
     options = {}
     for key in _PIP_KEYS:
         value = environ.get("PIP_" + key.upper().replace("-", "_")) or parser.get("global", key, fallback=None) or ""
@@ -136,38 +134,86 @@ def pip_options(environ: Mapping[str, str] = os.environ, files: Sequence[Path] |
     return options
 
 
-def secrets(suite: str | None, environ: Mapping[str, str] = os.environ, more: Sequence[str] = ()) -> dict[str, bytes]:
-    """Secret id to content, for the mounts that templates/dockerfile/macros.j2 declares; empty ones are left out. `more` apt sources."""
-    found: dict[str, bytes] = {}
-    proxies = {name: value for name, value in environ.items() if name.lower() in _PROXIES and value}
-    if proxies:
-        found["host.env"] = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(proxies.items())).encode()
+def settings(suite: str | None, environ: Mapping[str, str] = os.environ, more: Sequence[str] = ()) -> str:
+    """Return host.sh, which a build step sources to reach the network as this host does: variables, and the files that they name.
+
+    `more` are further apt sources for `suite` (None: the image's own sources stay). Empty where this host has no settings.
+    """
+    variables = {name: value for name, value in environ.items() if name.lower() in _PROXIES and value}
+    files: dict[str, str] = {}
     bundle = ca_bundle(environ)
-    apt = apt_options()
+    apt = apt_options(Path(_FOLDER, "ca.pem") if bundle else None)
     if bundle:
-        found["ca.pem"] = bundle.read_bytes()
-        # Secrets are root's alone; apt's download user could not read the bundle.
-        apt += ['Acquire::https::CAInfo "/run/secrets/ca.pem";', 'APT::Sandbox::User "root";']
+        files["ca.pem"] = bundle.read_text(encoding="utf-8", errors="surrogateescape")
+        variables |= dict.fromkeys((*_CA_VARIABLES, "GIT_SSL_CAINFO"), f"{_FOLDER}/ca.pem")
+        # The folder is root's alone; apt's download user could not read the bundle.
+        apt.append('APT::Sandbox::User "root";')
     mirrors = debian_mirrors(environ)
     if suite and (more or mirrors != Mirrors()):
-        found["apt.list"] = "".join(f"{line}\n" for line in (*mirrors.sources(suite), *more)).encode()
-        apt += ['Dir::Etc::SourceList "/run/secrets/apt.list";', 'Dir::Etc::SourceParts "/dev/null";']
+        files["apt.list"] = "\n".join((*mirrors.sources(suite), *more))
+        apt += [f'Dir::Etc::SourceList "{_FOLDER}/apt.list";', 'Dir::Etc::SourceParts "/dev/null";']
     if apt:
-        found["apt.conf"] = "".join(f"{line}\n" for line in apt).encode()
+        files["apt.conf"] = "\n".join(apt)
+        variables["APT_CONFIG"] = f"{_FOLDER}/apt.conf"
     options = pip_options(environ)
     if options:
-        found["pip.conf"] = "".join(["[global]\n", *(f"{key} = {value}\n" for key, value in options.items())]).encode()
-    return found
+        files["pip.conf"] = "\n".join(["[global]", *(f"{key} = {value}" for key, value in options.items())])
+        variables["PIP_CONFIG_FILE"] = f"{_FOLDER}/pip.conf"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
+    lines += [f"mkdir -m 700 {_FOLDER}"] if files else []
+    lines += [f"cat >{_FOLDER}/{name} <<'{_END}'\n{text.rstrip()}\n{_END}" for name, text in files.items()]
+    return "".join(f"{line}\n" for line in lines)
 
 
 @contextmanager
 def secret_arguments(suite: str | None, more: Sequence[str] = ()) -> Iterator[list[str]]:
-    """`--secret` arguments for docker build; the files they name exist only inside the `with`, readable by this user alone."""
+    """Yield the `--secret` arguments for docker build; the file that they name goes with the `with`, and only this user may read it."""
+    text = settings(suite, more=more)
     with TemporaryDirectory(prefix="epbox-secrets-") as folder:
-        arguments = []
-        for name, content in secrets(suite, more=more).items():
-            path = Path(folder, name)
-            path.write_bytes(content)
-            path.chmod(0o600)
-            arguments += ["--secret", f"id={name},src={path}"]
-        yield arguments
+        path = Path(folder, "host.sh")
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        yield ["--secret", f"id=host,src={path}"] if text else []
+
+
+def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
+    """Read the fields of os-release(5); empty where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {key: value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def debian_like(fields: dict[str, str] | None = None) -> bool:
+    """True on Debian, Ubuntu and their derivatives."""
+    fields = os_release() if fields is None else fields
+    return bool({"debian", "ubuntu"} & {fields.get("ID", ""), *fields.get("ID_LIKE", "").split()})
+
+
+def can_install() -> bool:
+    """True where apt-get may install packages: Debian or Ubuntu, and root."""
+    return debian_like() and os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def install(packages: Sequence[str], why: str) -> None:
+    """apt-get install `packages` with fresh lists; EngineError when that fails or is not possible here. `why` is shown to the user."""
+    hint = f"as root on Debian or Ubuntu: apt-get install {' '.join(packages)}"
+    if not can_install():
+        raise EngineError(f"{why} needs {' '.join(packages)}", hint=hint)
+    say(f"{why}: installing {' '.join(packages)}")
+    update()
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run(["apt-get", "install", "-q", "--yes", "--no-install-recommends", *packages], env=environment, where=why, hint=hint)
+
+
+def update() -> None:
+    """Fetch fresh package lists; where that fails, the old ones may do."""
+    probe(["apt-get", "update", "-q"])
+
+
+def available(package: str) -> bool:
+    """True when the host's archive offers `package` for installation."""
+    policy = probe(["apt-cache", "policy", package]) or ""
+    return "Candidate:" in policy and "Candidate: (none)" not in policy

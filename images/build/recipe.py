@@ -1,6 +1,7 @@
 """Recipes: what an image shall contain, as data. TOML in images/recipes/, frozen dataclasses here, no defaults in templates.
 
 A recipe may say `extends = "other"`; its tables are then laid over the other recipe's, key by key (a list replaces a list).
+common.toml is what the recipes of this repository extend; it is none itself.
 """
 
 import dataclasses
@@ -11,11 +12,14 @@ from typing import Annotated, Any, Literal
 
 from entrypoints import ROOT
 from entrypoints.errors import UsageError
+from entrypoints.facts import pairs
 from entrypoints.toml import load_toml
 
 from .schema import Text, load
 
 RECIPES = ROOT / "images" / "recipes"
+#: Files beside the recipes that are none.
+BASES, COMMON = "bases", "common"
 
 Word = Annotated[str, Text(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, dots and dashes")]
 Version = Annotated[str, Text(r"[0-9]+(\.[0-9A-Za-z]+)*([+~-][0-9A-Za-z.+~-]+)?", "a version such as 2.11.0")]
@@ -138,7 +142,7 @@ class Recipe:
 
 def names(folder: Path = RECIPES) -> tuple[str, ...]:
     """The recipes that exist, sorted."""
-    return tuple(sorted(path.stem for path in folder.glob("*.toml") if path.stem != "bases"))
+    return tuple(sorted(path.stem for path in folder.glob("*.toml") if path.stem not in (BASES, COMMON)))
 
 
 def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
@@ -148,25 +152,21 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
     path = folder / f"{name}.toml"
     table = dict(_inherited(path, folder, ()))
     bases = load_bases(folder)
-    if table.get("base") not in bases:
+    if table.get("base") not in tuple(bases):  # a tuple: what TOML gives may have no hash
         hint = f"allowed: {', '.join(bases)} (bases.toml)"
         raise UsageError(f"base = {table.get('base')!r} is not allowed", where=shown(path), hint=hint)
     table["base"] = bases[table["base"]]
     recipe = dataclasses.replace(load(Recipe, table, shown(path)), name=name)
-    _check_pairs(recipe, shown(path))
-    from .compat import check
-
-    check(recipe, shown(path))
+    _check_keys(recipe, shown(path))
+    check_versions(recipe, shown(path))
     return recipe
 
 
 def load_bases(folder: Path = RECIPES) -> dict[str, Base]:
     """All bases of bases.toml, each checked: a Debian one names its suite, a registry one its image and digest."""
-    path = folder / "bases.toml"
+    path = folder / f"{BASES}.toml"
     bases: dict[str, Base] = {}
     for name, table in load_toml(path).items():
-        if not isinstance(table, Mapping):
-            raise UsageError(f"{name} = {table!r} is not allowed", where=shown(path), hint="allowed: tables, one a base")
         base = dataclasses.replace(load(Base, table, shown(path), f"{name}."), name=name)
         for key in ("suite", "epoch") if base.kind == "debian" else ("image", "digest"):
             if not getattr(base, key):
@@ -190,14 +190,15 @@ def _inherited(path: Path, folder: Path, seen: tuple[str, ...]) -> Mapping[str, 
     parent = table.pop("extends", None)
     if parent is None:
         return table
-    others = [name for name in names(folder) if name != path.stem and name not in seen]
+    seen = (*seen, path.stem)
+    others = sorted({other.stem for other in folder.glob("*.toml")} - {BASES, *seen})
     if parent not in others:
-        reason = "goes in a circle" if parent in (*seen, path.stem) else "is not allowed"
+        reason = "goes in a circle" if parent in seen else "is not allowed"
         raise UsageError(f"extends = {parent!r} {reason}", where=shown(path), hint=f"allowed: {', '.join(others)}")
-    return _overlay(_inherited(folder / f"{parent}.toml", folder, (*seen, path.stem)), table)
+    return _overlay(_inherited(folder / f"{parent}.toml", folder, seen), table)
 
 
-def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -205,8 +206,22 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _check_pairs(recipe: Recipe, where: str) -> None:
-    """Keys that need each other."""
+def versions(recipe: Recipe) -> dict[str, str | bool]:
+    """What a recipe settles, under the names that facts/pairs.toml has for it too: "nvshmem.version", "deepep.commit", ..."""
+    tables = {name: table for name, table in dataclasses.asdict(recipe).items() if isinstance(table, dict)}
+    return {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items() if isinstance(value, str | bool)}
+
+
+def check_versions(recipe: Recipe, where: str) -> None:
+    """UsageError with reason, remedy and source for the first pair of versions in the recipe that do not go together."""
+    settled = versions(recipe)
+    for pair in pairs.matching(settled):
+        keys = ", ".join(f"{key} = {str(settled[key])[: 12 if key == 'deepep.commit' else None]}" for key in pair.when)
+        raise UsageError(f"{keys}: {pair.reason}", where=where, hint=f"{pair.remedy} (source: {pair.source})")
+
+
+def _check_keys(recipe: Recipe, where: str) -> None:
+    """UsageError for a key without the one that it needs."""
     if recipe.torch and recipe.torch.source == "wheel" and recipe.torch.version is None:
         raise UsageError("key torch.version is missing", where=where, hint="a wheel is pinned by version and hash")
     nvshmem = recipe.nvshmem

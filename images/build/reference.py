@@ -22,10 +22,14 @@ class Reference:
     tag: str | None
     digest: str | None
 
+    @property
+    def name(self) -> str:
+        """[REGISTRY/]REPOSITORY."""
+        return f"{self.registry}/{self.repository}" if self.registry else self.repository
+
     def __str__(self) -> str:
         """As docker, podman and apptainer take it. A tag beside a digest is dropped: the digest decides, and apptainer takes only one."""
-        name = f"{self.registry}/{self.repository}" if self.registry else self.repository
-        return f"{name}@{self.digest}" if self.digest else f"{name}:{self.tag or 'latest'}"
+        return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag or 'latest'}"
 
     def enroot(self) -> str:
         """As enroot and pyxis take it: `#` after the registry, and the digest where a tag stands.
@@ -48,18 +52,14 @@ def is_tag(text: str) -> bool:
 
 
 def parse(text: str, allow_tag: bool = False) -> Reference:
-    """The reference. Raises UsageError when it is none, and when it has no digest unless a tag is allowed."""
+    """Read a reference. Raises UsageError when it is not one, and when it has no digest unless a tag is allowed."""
     if not text:
         raise UsageError("no image", where="--image", hint="give REPOSITORY@sha256:DIGEST, as `build --push` prints it")
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise UsageError(
-            f"{text!r} is no image reference", where="--image", hint="give [REGISTRY/]REPOSITORY@sha256:DIGEST, lower case, 64 hex digits"
-        )
+        hint = "give [REGISTRY/]REPOSITORY@sha256:DIGEST, lower case, 64 hex digits"
+        raise UsageError(f"{text!r} is no image reference", where="--image", hint=hint)
     if not match["digest"] and not allow_tag:
-        raise UsageError(
-            f"{text!r} has no digest, so two nodes could run different images",
-            where="--image",
-            hint="give REPOSITORY@sha256:DIGEST, or --allow-tag",
-        )
+        hint = "give REPOSITORY@sha256:DIGEST, or --allow-tag"
+        raise UsageError(f"{text!r} has no digest, so two nodes could run different images", where="--image", hint=hint)
     return Reference(match["registry"], match["repository"], match["tag"], match["digest"])

@@ -22,8 +22,10 @@ class Text:
     meaning: str
 
 
-def load(cls: type[T], table: Mapping[str, Any], where: str, prefix: str = "") -> T:
+def load(cls: type[T], table: object, where: str, prefix: str = "") -> T:
     """Build the dataclass `cls` from `table`; unknown, missing and ill-typed keys are a UsageError naming `where` and the key."""
+    if not isinstance(table, Mapping):
+        raise _wrong(prefix.rstrip("."), table, where, "a table")
     hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in table:
@@ -31,7 +33,7 @@ def load(cls: type[T], table: Mapping[str, Any], where: str, prefix: str = "") -
             near = difflib.get_close_matches(key, fields, n=1)
             guess = f"did you mean {prefix}{near[0]}? " if near else ""
             raise UsageError(f"unknown key {prefix}{key}", where=where, hint=f"{guess}allowed: {', '.join(fields)}")
-    values: dict[str, Any] = {}
+    values = {}
     for name, field in fields.items():
         if name in table:
             values[name] = _value(hints[name], table[name], where, prefix + name)
@@ -41,17 +43,19 @@ def load(cls: type[T], table: Mapping[str, Any], where: str, prefix: str = "") -
 
 
 def _value(hint: Any, value: Any, where: str, key: str) -> Any:
+    if value is None and type(None) in get_args(hint):  # JSON has null
+        return None
     hint = _without_none(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if not isinstance(value, Mapping):
-            raise _wrong(key, value, where, "a table")
-        return load(hint, value, where, f"{key}.")
+        return value if isinstance(value, hint) else load(hint, value, where, f"{key}.")
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise _wrong(key, value, where, f"a list of: {_allowed(get_args(hint)[0])}")
         return tuple(_value(get_args(hint)[0], each, where, key) for each in value)
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise _wrong(key, value, where, "a table")
+        return {name: _value(get_args(hint)[1], item, where, f"{key}.{name}") for name, item in value.items()}
     if not _fits(hint, value):
         raise _wrong(key, value, where, _allowed(hint))
     return value

@@ -1,156 +1,181 @@
 """`verify`: two builds from the same lock, made as differently as this host can, must be the same image."""
 
+import difflib
+import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from entrypoints import ROOT
 from entrypoints.errors import EngineError, WrongNumbers
 from entrypoints.output import say
+from images.command import call, run
+from images.options import BuildOptions
 
-from . import compare, engine, lock, ship, sources
-from . import image as build
-from .recipe import Recipe, load_recipe
+from . import engine as engines
+from . import lock as locks
+from . import ship, sources
+from .engine import Engine
+from .image import epoch, revision
+from .oci import Layout, entries
+from .recipe import load_recipe
 
 #: How far the second build's clock is ahead, for what runs on this host: another day, and yet no package list is out of date.
 _LATER = "+25h"
+_COMPARED_BYTES = 4 << 20  # of a file that is compared as text
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was proved: L2 means equal digests of two builds, L1 equal files, L0 that every input is locked by hash."""
+class Difference:
+    """Where two images part: the layer's number, the path, what differs, and the content's difference as text."""
 
-    recipe: str
-    level: str
-    digest: str
-    engine: str
-    lock: str
-    image: str | None = None  # what one build was compared with, when not with a second one
-
-    def text(self) -> str:
-        """What a user reads on stdout; the digest stands alone on the first line."""
-        equal = f"{self.image} and a new build of {self.recipe}" if self.image else f"two builds of {self.recipe}"
-        return f"{self.digest}\n{self.level}: {equal} are equal to the bit, by {self.engine}, lock {self.lock}"
+    layer: int
+    path: str
+    what: str
+    diff: str = ""
 
 
 def verify_recipe(
     name: str, engine_choice: str = "auto", keep: Path | None = None, source: Sequence[str] = (), image: str | None = None
-) -> Verdict:
-    """Build twice without cache, or once when there is an `image` to compare with. WrongNumbers (exit 6) names the first difference."""
-    what = load_recipe(name)
-    sources.parse(source, what)
-    where = engine.ensure(engine_choice)
+) -> str:
+    """Build twice without cache, or once when there is an `image` to compare with. WrongNumbers (exit 6) names the first difference.
+
+    Returns two lines: the digest, and the level of docs/reproducible.md that was proved. `keep` is where the image goes as OCI archive.
+    """
+    import docker
+
+    recipe = load_recipe(name)
+    lock = locks.load(recipe)
+    words = [f"{part}={path}" for part, path in sources.parse(source, recipe).items()]
+    engine = engines.ensure(engine_choice)
+    pair = f"{image} and a new build of {name}" if image else f"two builds of {name}"
     with TemporaryDirectory(prefix="epbox-verify-") as folder:
         layouts = []
-        identity: Mapping[str, str] = {"EPBOX_REVISION": build.revision()[0], "SOURCE_DATE_EPOCH": str(build.epoch())}
+        identity = {"EPBOX_REVISION": revision().commit, "SOURCE_DATE_EPOCH": str(epoch())}
         copies = {1: Path(folder, "checkout"), 2: Path(folder, "another", "place")}
         if image:
             del copies[1]
-            identity = _identity_of(where, image, identity)
-            layouts.append(ship.export(where, image, Path(folder, "1.tar"), f"epbox:{name}"))
+            layouts.append(ship.export(engine, image, Path(folder, "1.tar"), f"epbox:{name}"))
+            labels, here = layouts[0].labels, identity["EPBOX_REVISION"]
+            commit = labels.get("org.opencontainers.image.revision", "unknown")
+            if commit != here:
+                say(f"warning: {image} was built from commit {commit}, this checkout is {here}")
+            # A new build must say the same of itself to be the same.
+            identity = {"EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(ship.created(labels))}
             say(f"{image}: {layouts[-1].digest}")
         for copy in copies.values():  # both now: somebody may edit the checkout meanwhile
-            _copy_checkout(copy)
+            for part in ("images", "entrypoints", "templates"):
+                shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            (copy / "tmp").mkdir()
         for number, copy in copies.items():
             tag = f"epbox-verify:{name}-{number}"
             say(f"build {number} of 2" + (f", with other {', '.join(variation())}" if number == 2 else ""))
+            options = BuildOptions(name, words, tag=tag, no_cache=True, fresh_base=number == 2, locked=lock is not None)
             try:
-                _build(what, tag, where, copy, identity, [absolute(word) for word in source], varied=number == 2)
-                layouts.append(ship.export(where, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
+                _build(options, engine, copy, identity, varied=number == 2)
+                layouts.append(ship.export(engine, tag, Path(folder, f"{number}.tar"), f"epbox:{name}"))
             finally:
-                _remove(where, tag)
+                with suppress(docker.errors.ImageNotFound):
+                    engine.client().images.remove(tag, force=True)
             say(f"build {number}: {layouts[-1].digest}")
-        difference = compare.first_difference(*layouts)
+        difference = first_difference(*layouts)
         if difference:
-            place = f"layer {difference.layer}, /{difference.path}" if difference.path else f"layer {difference.layer}"
+            where = f"layer {difference.layer}, /{difference.path}" if difference.path else f"layer {difference.layer}"
             say(difference.diff or "(no text difference to show)")
-            pair = f"{image} and a new build of {name}" if image else f"two builds of {name}"
-            raise WrongNumbers(f"{pair} differ: {difference.what}", where=place, hint=f"engine {where.version}")
+            raise WrongNumbers(f"{pair} differ: {difference.what}", where=where, hint=f"engine {engine.version}")
         if keep:
             shutil.copyfile(layouts[0].path, keep)
-    kind = f"Docker {where.version}" + (" (private engine)" if where.private else "")
-    return Verdict(name, "L2", layouts[0].digest, kind, lock.digest(lock.load(what)), image)
+    kind = f"Docker {engine.version}" + (" (private engine)" if engine.private else "")
+    return f"{layouts[0].digest}\nL2: {pair} are equal to the bit, by {kind}, lock {locks.digest(lock)}"
 
 
-def _remove(where: engine.Engine, tag: str) -> None:
-    import docker
-
-    with suppress(docker.errors.ImageNotFound):
-        where.client().images.remove(tag, force=True)
-
-
-def absolute(word: str) -> str:
-    """NAME=PATH with a path that means the same from any folder."""
-    name, _, path = word.partition("=")
-    return f"{name}={Path(path).resolve()}"
-
-
-def _identity_of(where: engine.Engine, image: str, here: Mapping[str, str]) -> Mapping[str, str]:
-    """Commit and time that an image says it has; a new build must say the same to be the same."""
-    import docker
-
-    try:
-        labels: Mapping[str, str] = where.client().images.get(image).labels
-    except docker.errors.ImageNotFound:
-        raise EngineError("the engine has no such image", where=image, hint="./inv build makes one") from None
-    commit = labels.get("org.opencontainers.image.revision", "unknown")
-    if commit != here["EPBOX_REVISION"]:
-        say(f"warning: {image} was built from commit {commit}, this checkout is {here['EPBOX_REVISION']}")
-    return {"EPBOX_REVISION": commit, "SOURCE_DATE_EPOCH": str(ship.created(labels))}
-
-
-def _copy_checkout(target: Path) -> None:
-    for part in ("images", "entrypoints", "templates"):
-        shutil.copytree(ROOT / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / "pyproject.toml", target / "pyproject.toml")
-    (target / "tmp").mkdir()
-
-
-def _build(
-    what: Recipe, tag: str, where: engine.Engine, copy: Path, identity: Mapping[str, str], source: Sequence[str], varied: bool
-) -> None:
-    """One build from `copy`, in a process of its own; `varied`: with a fresh base, in an environment that differs."""
-    environment = {**where.environment(), **identity, "TMPDIR": str(copy / "tmp")}
+def _build(options: BuildOptions, engine: Engine, copy: Path, identity: Mapping[str, str], varied: bool) -> None:
+    """One build from `copy`, in a process of its own; `varied`: in an environment that differs."""
+    environment = {**engine.environment(), **identity, "TMPDIR": str(copy / "tmp")}
     code = (
-        "import sys; from images.build import BuildOptions, build; from entrypoints.errors import EPBoxError\n"
-        "name, tag, fresh, locked, *source = sys.argv[1:]\n"
-        "try: build(BuildOptions(name, source, tag=tag, no_cache=True, fresh_base=fresh == '1', locked=locked == '1'))\n"
+        "import json, sys; from entrypoints.errors import EPBoxError\n"
+        "from images.build.image import build; from images.options import BuildOptions\n"
+        "try: build(BuildOptions(**json.loads(sys.argv[1])))\n"
         "except EPBoxError as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
     )
-    locked = lock.load(what) is not None
-    command = [sys.executable, "-c", code, what.name, tag, str(int(varied)), str(int(locked)), *source]
+    command = [sys.executable, "-c", code, json.dumps(asdict(options))]
     if varied:
         environment |= {"LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
         environment |= {"NO_FAKE_STAT": "1"}  # faketime shall change what the time is, not what files say of theirs
         # The base is bootstrapped by this process, so its host name, CPUs and clock take part.
-        line = f"umask 027; {'hostname other-host; ' if _own_name() else ''}exec {_one_cpu()}{_later()}{shlex.join(command)}"
-        command = [*(["unshare", "--uts"] if _own_name() else []), "sh", "-c", line]
-    done = subprocess.run(command, cwd=copy, env=environment, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise EngineError(f"the build for {tag} ended with exit code {done.returncode}", hint="the lines above say why")
+        prefixes = _prefixes()
+        own_name = prefixes.pop("host name", "")
+        line = f"umask 027; {'hostname other-host; ' if own_name else ''}exec {' '.join([*prefixes.values(), shlex.join(command)])}"
+        command = [*own_name.split(), "sh", "-c", line]
+    exit_code = call(command, cwd=copy, env=environment)
+    if exit_code != 0:
+        raise EngineError(f"the build for {options.tag} ended with exit code {exit_code}", hint="the lines above say why")
 
 
 def variation() -> tuple[str, ...]:
-    """How the second build differs on this host. What runs in the engine's build containers has the engine's host name, clock and CPUs."""
-    always = ("folder of the checkout", "temporary folder", "umask", "locale", "time zone", "hash seed")
-    able = {"host name": _own_name(), "CPU count": bool(_one_cpu()), f"clock of this host's programs ({_LATER})": bool(_later())}
-    return (*always, *(what for what, possible in able.items() if possible))
+    """Names of what differs in the second build; what runs in the engine's build containers has the engine's host name, clock and CPUs."""
+    return ("folder of the checkout", "temporary folder", "umask", "locale", "time zone", "hash seed", *_prefixes())
 
 
-def _own_name() -> bool:
-    return os.geteuid() == 0 and shutil.which("unshare") is not None
+def _prefixes() -> dict[str, str]:
+    """What this host can change for one process, to the command before another one that does it."""
+    prefixes = {}
+    if os.geteuid() == 0 and shutil.which("unshare"):
+        prefixes["host name"] = "unshare --uts"
+    if shutil.which("taskset"):
+        prefixes["CPU count"] = f"taskset --cpu-list {min(os.sched_getaffinity(0))}"
+    if shutil.which("faketime"):
+        prefixes[f"clock of this host's programs ({_LATER})"] = f"faketime -f {_LATER}"
+    return prefixes
 
 
-def _one_cpu() -> str:
-    return f"taskset --cpu-list {min(os.sched_getaffinity(0))} " if shutil.which("taskset") else ""
+def first_difference(one: Layout, two: Layout) -> Difference | None:
+    """Find the first difference of two layouts, layer by layer in file order; None when their manifests are equal."""
+    if one.digest == two.digest:
+        return None
+    for number, (left, right) in enumerate(zip_longest(one.layers, two.layers)):
+        if left == right:
+            continue
+        if left is None or right is None:
+            return Difference(number, "", "is in one image only")
+        return _in_layer(one, two, number)
+    return Difference(len(one.layers), "", "the configurations differ: labels, environment or history")
 
 
-def _later() -> str:
-    return f"faketime -f {_LATER} " if shutil.which("faketime") else ""
+def _in_layer(one: Layout, two: Layout, number: int) -> Difference:
+    for left, right in zip_longest(entries(one, one.layers[number]), entries(two, two.layers[number])):
+        if left is None or right is None or left[0].name != right[0].name:
+            names = [side[0].name for side in (left, right) if side]
+            return Difference(number, min(names), "is in one image only")
+        a, b = left[0], right[0]
+        for field in ("type", "mode", "uid", "gid", "mtime", "linkname", "devmajor", "devminor", "pax_headers"):
+            if getattr(a, field) != getattr(b, field):
+                return Difference(number, a.name, f"{field} {getattr(a, field)} != {getattr(b, field)}")
+        if left[1] and right[1]:
+            contents = left[1].read(), right[1].read()
+            if contents[0] != contents[1]:
+                return Difference(number, a.name, f"content differs ({a.size} and {b.size} bytes)", _diff(*contents))
+    return Difference(number, "", "the layers hold equal files in other bytes")
+
+
+def _diff(one: bytes, two: bytes) -> str:
+    """diffoscope's words when it is installed; else a unified diff of text, or the first offset of binary files."""
+    if shutil.which("diffoscope"):
+        with TemporaryDirectory() as folder:
+            paths = [Path(folder, name) for name in ("one", "two")]
+            for path, content in zip(paths, (one, two), strict=True):
+                path.write_bytes(content)
+            # 1 is its exit code for files that differ.
+            return run(["diffoscope", "--max-report-size", "4000", *map(str, paths)], accept=(0, 1)).strip()
+    if b"\0" not in one[:_COMPARED_BYTES] + two[:_COMPARED_BYTES]:
+        left, right = (content[:_COMPARED_BYTES].decode(errors="replace").splitlines() for content in (one, two))
+        return "\n".join(list(difflib.unified_diff(left, right, "first", "second", lineterm="", n=1))[:40])
+    offset = next((at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two)))
+    return f"first at byte {offset}: {one[offset : offset + 16].hex(' ')} != {two[offset : offset + 16].hex(' ')}"

@@ -1,1 +1,1 @@
-"""What runs images: containers of this host, Kubernetes, schedulers."""
+"""Ways to run an image: containers of this host, Kubernetes, schedulers."""

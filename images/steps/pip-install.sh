@@ -2,7 +2,7 @@
 # pip-install.sh PYTHON REQUIREMENTS TARGET: install hash-locked wheels, and only wheels, into TARGET.
 set -eu
 # shellcheck source=/dev/null
-. /run/steps/host.sh
+[ ! -e /run/host.sh ] || . /run/host.sh
 python=$1 requirements=$2 target=$3
 # pip unpacks below TMPDIR and then moves: on the layer's own file system, gigabytes stay out of memory.
 mkdir -p "$target/.tmp"

@@ -23,7 +23,7 @@ STEPS = ("meet and gather", "conclude", "read result.json", "HTML page", "Markdo
 
 def measure(nodes: int) -> dict[str, float]:
     """CPU and wall seconds of every step in this process, sizes, and the peak of its memory."""
-    from entrypoints.report import markdown, page
+    from entrypoints.report import page
     from entrypoints.report.load import load
     from tests.helpers import large_run
 
@@ -44,7 +44,7 @@ def measure(nodes: int) -> dict[str, float]:
         timed(STEPS[1], lambda: large_run.conclude(records, home))
         material = timed(STEPS[2], lambda: load(home))
         html = timed(STEPS[3], lambda: page.render(material))
-        timed(STEPS[4], lambda: markdown.render(material))
+        timed(STEPS[4], lambda: page.summary(material))
         found |= {
             "result MB": (home / "result.json").stat().st_size / 1e6,
             "page kB": len(html) / 1e3,

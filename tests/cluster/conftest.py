@@ -141,7 +141,7 @@ def rank_processes(**mark: str) -> list[psutil.Process]:
         words, environ = process.info["cmdline"] or [], process.info["environ"] or {}
         if (
             mark.items() <= environ.items()
-            and any("alltoall_rank" in word for word in words)
+            and any("alltoall.rank" in word for word in words)
             and process.info["status"] != psutil.STATUS_ZOMBIE
         ):
             found.append(process)

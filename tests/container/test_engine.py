@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from images.build import engine, hostpackages, private_engine
+from images.build import engine, hostconfig, private_engine
 from images.build import image as build
+from images.options import BuildOptions
 
-pytestmark = pytest.mark.skipif(not hostpackages.can_install(), reason="a private engine needs root on Debian or Ubuntu")
+pytestmark = pytest.mark.skipif(not hostconfig.can_install(), reason="a private engine needs root on Debian or Ubuntu")
 
 
 @pytest.fixture
@@ -32,12 +33,12 @@ def holders(place: private_engine.Layout) -> list[list[str]]:
 
 def test_start_answer_stop_and_nothing_is_left(state: private_engine.Layout) -> None:
     assert private_engine.start() is True
-    assert engine.ping(state.url) is not None
+    assert private_engine.ping(state.url) is not None
     assert private_engine.start() is False
     assert private_engine.stop() is True
-    assert engine.ping(state.url) is None
+    assert private_engine.ping(state.url) is None
     assert not holders(state)
-    assert not state.socket.exists()
+    assert not (state.run / "docker.sock").exists()
     assert private_engine.stop() is False
 
 
@@ -64,13 +65,14 @@ def test_stop_ends_what_a_killed_daemon_left(state: private_engine.Layout) -> No
 
 def test_a_pid_file_that_names_a_stranger_does_not_keep_it_from_starting(state: private_engine.Layout) -> None:
     """What a killed daemon left, after its containerd's number became another process's (or while that process still dies)."""
-    state.containerd_pid_file.parent.mkdir(parents=True)
+    containerd_pid_file = state.run / "containerd" / "containerd.pid"
+    containerd_pid_file.parent.mkdir(parents=True)
     with subprocess.Popen(["sleep", "600"]) as stranger:
-        for path in (state.containerd_pid_file, state.pid_file):
+        for path in (containerd_pid_file, state.pid_file):
             path.write_text(str(stranger.pid))
         try:
             assert private_engine.start() is True
-            assert engine.ping(state.url) is not None
+            assert private_engine.ping(state.url) is not None
             private_engine.stop()
             assert stranger.poll() is None
         finally:
@@ -97,7 +99,7 @@ def test_a_failed_build_leaves_no_tag_and_shows_its_end(
     broken = dataclasses.replace(what, name="broken", packages=recipe.Packages(("no-such-package-for-epbox",)))
     monkeypatch.setattr(recipe, "load_recipe", lambda name: broken)
     with pytest.raises(EngineError, match="package archive does not have a package") as caught:
-        build.build(build.BuildOptions("broken"))
+        build.build(BuildOptions("broken"))
     assert caught.value.exit_code == 10
     assert "Unable to locate package no-such-package-for-epbox" in capsys.readouterr().err
     assert not [tag for image in engine.client().images.list() for tag in image.tags if "broken" in tag]

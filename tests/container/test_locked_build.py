@@ -1,29 +1,39 @@
 """Locked builds against the real mirror: a wrong hash stops them, a vanished version is labelled or refused, and the result verifies."""
 
-import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
 from entrypoints.errors import EngineError
+from images import templates
 from images.build import engine, examine, lock, recipe, render
 from images.build import image as build
+from images.build.debian import Package
+from images.build.lock import Lock
+from images.options import BuildOptions
 
-Tamper = Callable[[dict[str, str]], None]
+Tamper = Callable[[Package], Package]
+
+
+def cpu_lock() -> Lock:
+    document = lock.load(recipe.load_recipe("cpu"))
+    assert document is not None
+    return document
 
 
 @pytest.fixture
 def tampered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tamper], None]:
     """Change what this process reads as the cpu lock's entry of numactl."""
-    document: dict[str, Any] = copy.deepcopy(dict(lock.load(recipe.load_recipe("cpu")) or {}))
+    document = cpu_lock()
 
     def change(how: Tamper) -> None:
-        how(document["packages"]["runtime"]["numactl"])
-        monkeypatch.setattr(lock, "load", lambda *words: document)
+        runtime = {**document.packages["runtime"], "numactl": how(document.packages["runtime"]["numactl"])}
+        other = replace(document, packages={"runtime": runtime})
+        monkeypatch.setattr(lock, "load", lambda *words: other)
 
     return change
 
@@ -32,18 +42,18 @@ def flip(digits: str) -> str:
     return ("1" if digits[0] == "0" else "0") + digits[1:]
 
 
-def gone(package: dict[str, str]) -> None:
-    package["version"] = "0.0-1"
+def gone(package: Package) -> Package:
+    return replace(package, version="0.0-1")
 
 
-def flipped(package: dict[str, str]) -> None:
-    package["sha256"] = flip(package["sha256"])
+def flipped(package: Package) -> Package:
+    return replace(package, sha256=flip(package.sha256))
 
 
 def test_a_package_with_another_hash_stops_the_build_and_is_named(engine: engine.Engine, tampered: Callable[[Tamper], None]) -> None:
     tampered(flipped)
     with pytest.raises(EngineError, match=r"numactl \S+ has sha256 [0-9a-f]{64}, the lock says") as caught:
-        build.build(build.BuildOptions("cpu", tag="epbox-test:tampered"))
+        build.build(BuildOptions("cpu", tag="epbox-test:tampered"))
     assert caught.value.exit_code == 10
     assert not engine.client().images.list("epbox-test:tampered")
 
@@ -51,19 +61,19 @@ def test_a_package_with_another_hash_stops_the_build_and_is_named(engine: engine
 def test_a_package_of_the_base_with_another_hash_is_named_before_anything_is_bootstrapped(
     engine: engine.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document: dict[str, Any] = copy.deepcopy(dict(lock.load(recipe.load_recipe("cpu")) or {}))
-    flipped(document["base_packages"]["bash"])
+    document = cpu_lock()
+    document = replace(document, base_packages={**document.base_packages, "bash": flipped(document.base_packages["bash"])})
     monkeypatch.setattr(lock, "load", lambda *words: document)
     before = {image.id for image in engine.client().images.list()}
     with pytest.raises(EngineError, match=r"bash \S+ has sha256 [0-9a-f]{64}.* the lock says") as caught:
-        build.build(build.BuildOptions("cpu", tag="epbox-test:tampered"))
+        build.build(BuildOptions("cpu", tag="epbox-test:tampered"))
     assert caught.value.exit_code == 10
     assert {image.id for image in engine.client().images.list()} == before
 
 
 WHEEL = """{% import "macros.j2" as m %}
 FROM {{ base }}
-{{ m.apt_install("trixie", ("python3-pip",)) -}}
+{{ m.apt_install("trixie", {"packages": ("python3-pip",), "pins": none}) -}}
 {{ m.pip_install("tiny.txt", "/opt/tiny", "python3") -}}
 """
 
@@ -73,11 +83,10 @@ def wheel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Turn the cpu recipe into one that installs a small wheel by this hash-locked list."""
     whole = render.write_context
 
-    def replace(requirements: str) -> None:
+    def change(requirements: str) -> None:
         def write(what: recipe.Recipe, folder: Path, *words: Any) -> None:
             whole(what, folder, *words)
-            environment = jinja2.Environment(loader=jinja2.FileSystemLoader(render.TEMPLATES), trim_blocks=True, lstrip_blocks=True)
-            environment.globals["locked_stage"] = lambda packages: None
+            environment = templates.environment("dockerfile")
             base = re.search(r"^FROM (\S+)", (folder / "Dockerfile").read_text(), re.MULTILINE)
             assert base
             (folder / "Dockerfile").write_text(environment.from_string(WHEEL).render(base=base[1]).lstrip())
@@ -85,18 +94,18 @@ def wheel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         monkeypatch.setattr(render, "write_context", write)
 
-    return replace
+    return change
 
 
 def test_one_byte_of_a_wheel_s_hash_stops_the_build_and_both_are_named(engine: engine.Engine, wheel: Callable[[str], None]) -> None:
     locked = re.search(r"^idna==.*\n( +--hash=.*\n)+", Path("requirements/dev.txt").read_text(), re.MULTILINE)
     assert locked
     wheel(locked[0].rstrip(" \\\n") + "\n")
-    build.build(build.BuildOptions("cpu", tag="epbox-test:wheel"))  # the real hashes are right
+    build.build(BuildOptions("cpu", tag="epbox-test:wheel"))  # the real hashes are right
     engine.client().images.remove("epbox-test:wheel")
     wheel(re.sub(r"(?<=sha256:)[0-9a-f]{64}", lambda found: flip(found[0]), locked[0].rstrip(" \\\n")) + "\n")
     with pytest.raises(EngineError, match=r"idna==\S+ has sha256 [0-9a-f]{64}, the lock says [0-9a-f]{64}") as caught:
-        build.build(build.BuildOptions("cpu", tag="epbox-test:wheel"))
+        build.build(BuildOptions("cpu", tag="epbox-test:wheel"))
     assert caught.value.exit_code == 10
     assert not engine.client().images.list("epbox-test:wheel")
 
@@ -104,7 +113,7 @@ def test_one_byte_of_a_wheel_s_hash_stops_the_build_and_both_are_named(engine: e
 def test_a_version_that_left_the_mirror_is_refused_by_locked(engine: engine.Engine, tampered: Callable[[Tamper], None]) -> None:
     tampered(gone)
     with pytest.raises(EngineError, match=r"--locked.*numactl 0\.0-1 -> \S+") as caught:
-        build.build(build.BuildOptions("cpu", tag="epbox-test:drift", locked=True))
+        build.build(BuildOptions("cpu", tag="epbox-test:drift", locked=True))
     assert caught.value.exit_code == 10
 
 
@@ -112,7 +121,7 @@ def test_a_version_that_left_the_mirror_is_a_label_otherwise(
     engine: engine.Engine, tampered: Callable[[Tamper], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     tampered(gone)
-    image = build.build(build.BuildOptions("cpu", tag="epbox-test:drift"))
+    image = build.build(BuildOptions("cpu", tag="epbox-test:drift"))
     try:
         label = engine.client().images.get(image.id).labels["epbox.lock.drift"]
         assert label.startswith("numactl 0.0-1 -> ") and "," not in label

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
 from entrypoints.__main__ import VERBS, main
+from entrypoints.bench import flow
+from entrypoints.results.codec import read_result
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -77,3 +80,13 @@ def test_an_option_that_cannot_be_meant_is_refused_before_any_output(line: str, 
     assert out == ""
     assert err.startswith(WRONG[line])
     assert err.count("\n") == 1
+
+
+def test_a_result_that_cannot_be_written_is_exit_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(flow, "write_atomically", full)
+    lost = flow.write_result(Path("out/result.json"), read_result(Path("tests/data/gpu/alltoall-ablation.json")))
+    assert lost is not None and lost.exit_code == 9
+    assert str(lost).startswith("out/result.json: cannot be written: No space left on device; ")

@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from entrypoints.binding import BindMode  # noqa: E402
+from entrypoints.launch.evidence import compare_with_plan  # noqa: E402
 from entrypoints.launch.model import LaunchOptions, RankCommand  # noqa: E402
 from entrypoints.launch.rank import script_command  # noqa: E402
 from entrypoints.launch.supervisor import run  # noqa: E402
-from entrypoints.launch.verdict import verdict  # noqa: E402
 from entrypoints.placement.plan import PlanOptions, make_plan  # noqa: E402
+from entrypoints.results.codec import encode  # noqa: E402
 from entrypoints.topology import load  # noqa: E402
 
 SHIM = Path(__file__).with_name("shared_card.py")
@@ -73,16 +74,16 @@ def main() -> int:
     argv = script_command(script, rest, python)
     commands = [RankCommand(rank, wrapped(argv, args.private_pids, rank.local_rank), env, rank.local_rank) for rank in plan.ranks]
     outcome = run(commands, LaunchOptions(log_dir=args.out, bind=BindMode(), timeout_s=args.timeout, total_timeout_s=2 * args.timeout))
-    judged = verdict(plan.ranks, [rank.evidence for rank in outcome.ranks], expect_traffic=False)
+    placement = compare_with_plan(plan.ranks, [rank.record.evidence for rank in outcome.ranks], expect_traffic=False)
     record = {
         "exit_code": outcome.exit_code,
         "cause": outcome.cause,
-        "verdict": judged.to_json(),
+        "verdict": encode(placement),
         "plan": plan.to_json(),
-        "ranks": [rank.to_json() for rank in outcome.ranks],
+        "ranks": [encode(rank.record) for rank in outcome.ranks],
     }
     (args.out / "outcome.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"exit {outcome.exit_code}: {outcome.cause or judged.text}", file=sys.stderr)
+    print(f"exit {outcome.exit_code}: {outcome.cause or placement.text}", file=sys.stderr)
     return outcome.exit_code
 
 

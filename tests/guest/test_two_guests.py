@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from entrypoints.results.schema import BENCH
+from entrypoints.results.codec import BENCH
 from tests.guest import machine
 from tests.guest.conftest import FILES
 

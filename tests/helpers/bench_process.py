@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from entrypoints.results.schema import BENCH
+from entrypoints.results.codec import BENCH
 from tests.helpers import torch_python
 
 #: A shape that is done at once; the preflight has tests of its own.

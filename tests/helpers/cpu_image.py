@@ -10,6 +10,7 @@ from pathlib import Path
 from images.build import engine as engines
 from images.build import image as builder
 from images.build import private_engine
+from images.options import BuildOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "epbox-test:cpu"
@@ -54,4 +55,4 @@ def build() -> builder.Image:
     """The cpu image, built now (warm: seconds). Raises EPBoxError."""
     engine()
     with one_at_a_time("cpu-image"):
-        return builder.build(builder.BuildOptions("cpu", tag=NAME))
+        return builder.build(BuildOptions("cpu", tag=NAME))

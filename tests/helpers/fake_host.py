@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from entrypoints.preflight.files import NotReadable
-from entrypoints.preflight.model import CheckResult, Host
-from entrypoints.preflight.nvml import GpuReport, GpuState
-from entrypoints.preflight.registry import CHECKS
-from entrypoints.preflight.run import make_host, run_on
+from entrypoints.preflight.files import Files, NotReadable
+from entrypoints.preflight.live import GpuReport, GpuState, Probes
+from entrypoints.preflight.model import Host
+from entrypoints.preflight.run import CHECKS, make_host, run_on
+from entrypoints.results.model import Check
 from entrypoints.topology import load
 from entrypoints.topology.model import Hca, Topology
+from entrypoints.topology.tree import DirectoryTree
 
 GPUS = 8
 CPUS = 16
@@ -20,7 +21,7 @@ SITE = "usr/local/lib/python3.12/dist-packages"
 
 
 @dataclass
-class FakeProbes:
+class FakeProbes(Probes):
     """Answers of a host that is fit; a test changes one."""
 
     mempolicy: int = 0
@@ -32,9 +33,6 @@ class FakeProbes:
 
     def mempolicy_errno(self) -> int:
         return self.mempolicy
-
-    def open_error(self, path: str) -> str | None:
-        return None
 
     def addresses(self, name: str) -> tuple[str, ...]:
         return self.names.get(name, ())
@@ -65,6 +63,11 @@ def pcie_config(atomics: bool = True, acs: int | None = None) -> bytes:
     return bytes(config)
 
 
+def files_at(root: Path) -> Files:
+    """What checks read below a folder, whatever is in it."""
+    return Files(DirectoryTree(str(root), live=False))
+
+
 class FakeHost:
     """A root folder, an environment and probe answers; `check(id)` runs one check on them."""
 
@@ -76,7 +79,7 @@ class FakeHost:
         self.log: str | None = "PE 0: NIC handler will be GPU\n"
         self.openable: bool | None = True
         self.edit: Callable[[Topology], Topology] = lambda topology: topology
-        self.probes = FakeProbes(report=GpuReport("570.86.10", (12, 8), tuple(gpu_state(i) for i in range(GPUS))))
+        self.probes = FakeProbes(report=GpuReport((12, 8), tuple(gpu_state(i) for i in range(GPUS))))
         self._proc()
         self._cpus()
         for index in range(GPUS):
@@ -117,12 +120,13 @@ class FakeHost:
         return self.edit(replace(topology, hcas=tuple(replace(hca, openable=self.openable) for hca in topology.hcas)))
 
     def host(self) -> Host:
-        return make_host(self.workload, self.topology(), self.root, self.environ, nodes=self.nodes, probes=self.probes, log=self.log)
+        host = make_host(self.workload, self.topology(), files_at(self.root), self.environ, nodes=self.nodes, log=self.log)
+        return replace(host, live=self.probes)
 
-    def check(self, id: str) -> CheckResult:
+    def check(self, id: str) -> Check:
         """Run one check, through the runner that users get."""
         rows = [check for check in CHECKS if check.id == id]
-        return run_on(self.host(), rows, total_s=60, one_s=60)[0]
+        return run_on(self.host(), rows, total_s=120)[0]
 
     def change_hcas(self, change: Callable[[Hca], Hca]) -> None:
         """Apply a change to every HCA of the topology."""
@@ -240,8 +244,7 @@ def gpu_state(index: int) -> GpuState:
     """An H100 in good health."""
     return GpuState(
         index=index,
-        pci=f"00000000:{0x10 * (index + 1) + 2:02X}:00.0",
-        name="NVIDIA H100 80GB HBM3",
+        arch="sm_90",
         mig=False,
         persistence=True,
         sm_clock=1980,
@@ -255,8 +258,6 @@ def gpu_state(index: int) -> GpuState:
         peers=("OK",) * GPUS,
         compute_mode=0,
         memory_used=1 << 20,
-        link_width=16,
-        max_link_width=16,
     )
 
 

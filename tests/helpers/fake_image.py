@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from images.build import inventory, lock, oci, recipe, render
+from images.build import digest, inventory, lock, oci, recipe, render
 
 EPOCH = 1_700_000_000
 
@@ -32,19 +32,19 @@ def tarball(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def honest(name: str, document: dict[str, Any], compiled: dict[str, bytes] | None = None) -> tuple[dict[str, bytes], dict[str, str]]:
+def honest(name: str, locked: lock.Lock, compiled: dict[str, bytes] | None = None) -> tuple[dict[str, bytes], dict[str, str]]:
     """Files and labels of an image that is what lock and recipe say; `compiled` are the files of what has no package."""
     what = recipe.load_recipe(name)
-    packages = {**document["base_packages"], **document["packages"].get("runtime", {})}
-    status = "\n".join(f"Package: {n}\nStatus: install ok installed\nVersion: {p['version']}\n" for n, p in packages.items())
-    files = {"opt/epbox/lock.json": lock.text(document).encode(), "var/lib/dpkg/status": status.encode()}
+    packages = locked.runtime_packages()
+    status = "\n".join(f"Package: {n}\nStatus: install ok installed\nVersion: {p.version}\n" for n, p in packages.items())
+    files = {"opt/epbox/lock.json": lock.text(locked).encode(), "var/lib/dpkg/status": status.encode()}
     files["opt/epbox/recipe.toml"] = render.recipe_text(what).encode()
-    sboms = inventory.files(what, document)
+    sboms = inventory.files(what, locked)
     files |= {f"opt/epbox/{each}": text.encode() for each, text in sboms.items()}
     site = "usr/local/lib/python3.13/dist-packages"
     files |= {f"{site}/{n.replace('-', '_')}-{v}.dist-info/METADATA": b"" for n, v in inventory.wheels(what)}
-    labels = {"epbox.recipe": name, "epbox.lock": lock.digest(document), "epbox.lock.drift": "none"}
-    return files | (compiled or {}), labels | {"epbox.sbom": inventory.digest(sboms[inventory.SPDX])}
+    labels = {"epbox.recipe": name, "epbox.lock": lock.digest(locked), "epbox.lock.drift": "none"}
+    return files | (compiled or {}), labels | {"epbox.sbom": digest.of(sboms[inventory.SPDX])}
 
 
 def syft_of(files: dict[str, bytes]) -> dict[str, Any]:

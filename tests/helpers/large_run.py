@@ -1,23 +1,25 @@
 """Records of a run with many nodes of 8 ranks, as bench gathers them: the size of real ones, made in milliseconds."""
 
-import json
 import os
 import resource
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from entrypoints.bench import flow, outcome
+from entrypoints.bench import flow, preflight
+from entrypoints.bench.record import outcome
 from entrypoints.launch.signals import Stop
-from entrypoints.nodes.meeting import PROTOCOL
-from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.nodes.rendezvous import NodeFacts, Rendezvous
 from entrypoints.nodes.session import Session
-from entrypoints.nodes.wire import Wire
+from entrypoints.nodes.wire import PROTOCOL, Contribution, Everything, Greeting, Welcome, Wire, encode
+from entrypoints.results.codec import decode
+from entrypoints.results.model import Node
 from tests.helpers.patience import busy
 
 RANKS = 8
@@ -47,8 +49,8 @@ def plan() -> dict[str, Any]:
 def rank(number: int) -> dict[str, Any]:
     i = number % RANKS
     evidence = {
-        **{"cpus": f"{12 * i}-{12 * i + 11}", "mems": "0-1", "memory": "prefer:0", "policy": f"prefer:{i // 4}", "threads": 140},
-        **{"threads_outside": 0, "policies": {f"prefer:{i // 4}": 140}, "memory_bytes": {"0": 9 << 30, "1": 1 << 20}, "degradations": []},
+        **{"cpus": f"{12 * i}-{12 * i + 11}", "mems": "0-1", "policy": f"prefer:{i // 4}", "threads": 140},
+        **{"threads_outside": 0, "policies": [f"prefer:{i // 4}"], "memory_bytes": {"0": 9 << 30, "1": 1 << 20}, "degradations": []},
         **{"file_bytes": {"0": 1 << 28}, "rail": f"mlx5_{i}:1", "nvshmem": [f"mype {number} dev_id {i} handler GPU"]},
         "traffic": {"xmit_bytes": (1 << 40) + number, "rcv_bytes": (1 << 40) - number},
     }
@@ -83,7 +85,7 @@ def runs(nodes: int) -> list[dict[str, Any]]:
 
 def record(node: int, nodes: int) -> dict[str, Any]:
     """What one node contributes."""
-    placement = {"text": "8 of 8 ranks on plan, 8 of 8 rails carried traffic", "ok": True}
+    placement = {"text": "8 of 8 ranks on plan, 8 of 8 rails carried traffic", "ok": True, "deviations": []}
     return {
         **{"node_rank": node, "hostname": f"gpu{node:04d}", "plan": plan(), "ranks": [rank(node * RANKS + i) for i in range(RANKS)]},
         **{"placement": placement, "doctor": checks(), "exit_code": 0, "cause": "", "correctness": None, "image": None},
@@ -110,25 +112,30 @@ def job(nodes: int) -> Any:
     )
 
 
+def facts(node: int) -> dict[str, Any]:
+    return asdict(NodeFacts(hostname=f"gpu{node:04d}", ranks=RANKS, rails=["mlx5_0"] * RANKS, workload="x"))
+
+
 def other_nodes(nodes: int, port: int) -> None:
     """All nodes but node 0, in a process of their own: connect, give facts, give a record, and count the bytes that come back."""
-    lines = [(json.dumps({"value": record(node, nodes)}) + "\n").encode() for node in range(1, nodes)]
+    lines = [encode(Contribution(record(node, nodes))) for node in range(1, nodes)]
     wires = []
     for node in range(1, nodes):
         wire = _connect(port + 1)
-        wire.send({"epbox": PROTOCOL, "run": "", "node_rank": node, "nodes": nodes, "token": f"gpu{node:04d}/1/x"})
+        wire.send(Greeting(PROTOCOL, "", node, nodes, f"gpu{node:04d}/1/x"))
         wires.append(wire)
     for node, wire in enumerate(wires, 1):
-        while "welcome" not in (wire.receive(time.monotonic() + busy(60)) or {}):
+        while not isinstance(wire.receive(time.monotonic() + busy(60)), Welcome):
             pass
-        wire.send({"value": {"hostname": f"gpu{node:04d}", "ranks": RANKS, "rails": ["mlx5_0"] * RANKS, "workload": "x", "lock": None}})
+        wire.send(Contribution(facts(node)))
     for wire in wires:
-        while "all" not in (wire.receive(time.monotonic() + busy(60)) or {}):
+        while not isinstance(wire.receive(time.monotonic() + busy(60)), Everything):
             pass
     sys.stdin.readline()
     for wire, line in zip(wires, lines, strict=True):
         wire.send_line(line)
-    print(sum(len(json.dumps(wire.receive(time.monotonic() + busy(60)))) for wire in wires), flush=True)
+    replies = [wire.receive(time.monotonic() + busy(60)) for wire in wires]
+    print(sum(len(encode(reply)) for reply in replies if reply is not None), flush=True)
 
 
 def _connect(port: int) -> Wire:
@@ -142,19 +149,18 @@ def _connect(port: int) -> Wire:
             time.sleep(0.05)
 
 
-def gather(nodes: int, port: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def gather(nodes: int, port: int) -> tuple[list[Node], dict[str, float]]:
     """Meet and gather over real connections; the records, and seconds to meet and to gather and bytes sent back a node."""
     place = job(nodes)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     words = [sys.executable, __file__, str(nodes), str(port)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     others = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, **pipes)
-    own = record(0, nodes)
+    own = decode(Node, record(0, nodes))
     start = time.monotonic()
     try:
         with Session(Rendezvous(0, nodes, "127.0.0.1", port)) as session:
-            facts = {"hostname": "gpu0000", "ranks": RANKS, "rails": ["mlx5_0"] * RANKS, "workload": "x", "lock": None}
-            answer = session.open(facts, busy(60), flow.judge)
+            answer = session.open(facts(0), busy(60), preflight.judge)
             assert "refused" not in answer, answer
             met = time.monotonic() - start
             start = time.monotonic()
@@ -169,11 +175,11 @@ def gather(nodes: int, port: int) -> tuple[list[dict[str, Any]], dict[str, float
     return records, {"meet": met, "gather": seconds, "answer_bytes": answered / max(1, nodes - 1)}
 
 
-def conclude(records: list[dict[str, Any]], folder: Path) -> float:
+def conclude(records: list[Node], folder: Path) -> float:
     """Write result.json of all records; the seconds it took."""
     place = job(len(records))
     start = time.monotonic()
-    code = flow.conclude(place, records, outcome.of_nodes(records), folder, datetime.now(timezone.utc))
+    code = flow.conclude(place, records, outcome(records), folder, datetime.now(timezone.utc))
     assert code == 0
     return time.monotonic() - start
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from entrypoints.binding import BindMode
 from entrypoints.errors import EPBoxError
 from entrypoints.launch import rank as rank_program
-from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
-from entrypoints.nodes.rendezvous import Rendezvous, Session
+from entrypoints.launch.model import LaunchOptions, RankCommand
+from entrypoints.launch.supervisor import run
+from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.nodes.session import Session
 from entrypoints.placement.model import MemoryPolicy, RankPlan
+from entrypoints.results.codec import encode
 
 
 def peak_rss_mib() -> float:
@@ -24,7 +27,6 @@ def peak_rss_mib() -> float:
 
 def main() -> int:
     asked = json.loads(sys.argv[1])
-    lines: list[tuple[int, str]] = []
     plans = [
         RankPlan(i, cpus=(sorted(os.sched_getaffinity(0))[0],), memory=MemoryPolicy("preferred", (0,)), hca=asked.get("hca"), port=1)
         for i in range(asked.get("ranks", 2))
@@ -37,27 +39,25 @@ def main() -> int:
     options = LaunchOptions(
         log_dir=Path(asked["log_dir"]) if asked.get("log_dir") else None,
         bind=BindMode.parse(asked.get("bind", "all")),
-        on_line=(lambda rank, line: lines.append((rank, line[:200]))) if asked.get("lines") else None,
         sysfs=Path(asked.get("sysfs", "/sys")),
         **asked.get("options", {}),
     )
-    everyone = []
+    everyone: list[dict[str, int]] = []
     try:
         with Session(Rendezvous(asked.get("node_rank", 0), asked.get("nodes", 1), "localhost", asked.get("port", 0))) as session:
-            session.open({"hostname": f"host{first}"}, asked.get("meet_s", 30))
+            session.open({"hostname": f"host{first}"}, asked.get("meet_s", 30), list)
             if asked.get("nodes", 1) > 1:
                 options = replace(options, session=session)
             outcome = run(commands, options)
             if outcome.exit_code == 0:
-                everyone = session.gather({"ranks": len(outcome.ranks)}, 30)
+                everyone = session.gather({"ranks": len(outcome.ranks)}, 30, list)
     except EPBoxError as error:
         print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         return error.exit_code
     found = {
         "exit_code": outcome.exit_code,
         "cause": outcome.cause,
-        "ranks": [rank.to_json() | {"stacks": rank.stacks, "pid": rank.pid} for rank in outcome.ranks],
-        "lines": lines[-2000:],
+        "ranks": [encode(rank.record) | {"stacks": rank.stacks, "pid": rank.pid} for rank in outcome.ranks],
         "everyone": everyone,
         "rss_mib": peak_rss_mib(),
     }

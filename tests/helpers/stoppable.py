@@ -5,8 +5,8 @@ from argparse import ArgumentParser
 from datetime import datetime, timezone
 from pathlib import Path
 
-from entrypoints.bench import flow, options
-from entrypoints.bench.setup import Job, check
+from entrypoints.bench import flow, preflight
+from entrypoints.bench.setup import Job, check, configure
 from entrypoints.binding import BindMode
 from entrypoints.nodes.rendezvous import Rendezvous
 from entrypoints.nodes.session import Session
@@ -18,7 +18,7 @@ from entrypoints.workloads.model import Prepared
 
 def main(folder: Path, node_rank: int, nodes: int, port: int, runs: str, script: str) -> int:
     parser = ArgumentParser()
-    options.configure(parser)
+    configure(parser)
     args = parser.parse_args(["--runs", runs])
     check(args)
     job = Job(
@@ -33,7 +33,7 @@ def main(folder: Path, node_rank: int, nodes: int, port: int, runs: str, script:
     )
     folder.mkdir(parents=True, exist_ok=True)
     with Session(job.rendezvous) as session:
-        flow.meet(job, session, None)
+        preflight.meet(job, session, None)
         return flow.work(job, None, session, folder, datetime.now(timezone.utc))
 
 

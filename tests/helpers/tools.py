@@ -8,7 +8,7 @@ import pytest
 
 from entrypoints.errors import EngineError
 from entrypoints.output import say
-from images.build import hostpackages
+from images.build import hostconfig
 
 #: System programs lie in folders that are not on everyone's PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -68,9 +68,9 @@ def install(container: bool, guest: bool) -> None:
     """Install what is missing for these parts of the tests, where that is possible; tests that lack a tool skip and name it."""
     wanted = {"", *(["container"] if container else []), *(["guest"] if guest else [])}
     missing = [package for tool in TOOLS.values() if tool.need in wanted and tool.path() is None for package in tool.packages]
-    if not missing or not hostpackages.can_install():
+    if not missing or not hostconfig.can_install():
         return
     try:
-        hostpackages.install(list(dict.fromkeys(missing)), "tests")
+        hostconfig.install(list(dict.fromkeys(missing)), "tests")
     except EngineError as error:
         say(f"test: {error}")

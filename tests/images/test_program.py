@@ -5,10 +5,10 @@ import pytest
 from images.program import program
 
 WRONG = {
-    "bench --nodes x": "inv: --nodes: 'x' is no whole number; ./inv --help TASK tells its options",
-    "bench --nodes=two": "inv: --nodes: 'two' is no whole number; ./inv --help TASK tells its options",
-    "nosuch": "inv: 'nosuch' is no task and no option; ",
-    "build --recpie cpu": "inv: '--recpie' is no task and no option; ",
+    "bench --nodes x": "inv: --nodes: 'x' is not a whole number; ./inv --help TASK tells its options",
+    "bench --nodes=two": "inv: --nodes: 'two' is not a whole number; ./inv --help TASK tells its options",
+    "nosuch": "inv: 'nosuch' is not a task and not an option; ",
+    "build --recpie cpu": "inv: '--recpie' is not a task and not an option; ",
     "build --recipe": "inv: --recipe needs a value; ",
     "bench --out": "inv: --out needs a value; ",
     "k8s.run --rdma-resource": "inv: --rdma-resource needs a value; ",

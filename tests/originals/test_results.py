@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from entrypoints.logs.parse import parse_lines, parse_paths
+from entrypoints.results.codec import encode
+from entrypoints.results.model import Run
 from tests.helpers.originals import ORIGINALS
 
 FOLDER = ORIGINALS / "logs" / "results"
@@ -36,10 +38,10 @@ def expected_of(log: Path) -> dict[str, Any]:
     return expected
 
 
-def check(log: Path, runs: list[dict[str, Any]]) -> None:
-    assert len(runs) == 1
+def check(log: Path, runs: list[Run]) -> None:
+    (run,) = encode(runs)
     for key, value in expected_of(log).items():
-        assert holds(value, runs[0].get(key)), key
+        assert holds(value, run.get(key)), key
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)

@@ -1,16 +1,17 @@
-"""Child: open each HCA by libibverbs, and query it, its ports and GIDs, and register memory with it.
+"""Child: open each HCA by libibverbs, and query it and its ports, and register memory with it; and what its answers mean.
 
 Arguments: bytes to register, then device names (none: all). Prints one object a device.
 """
 
 import ctypes
-import ipaddress
 import mmap
 import os
 import sys
-from typing import Any
 
-from entrypoints.preflight.active.child import emit
+from entrypoints.facts.container import advice, need
+from entrypoints.preflight.active.child import Record, Records, emit
+from entrypoints.preflight.model import Answer, failed, not_run, passed, warned
+from entrypoints.topology import libibverbs
 
 ATOMICS = {0: "none", 1: "HCA", 2: "global"}
 STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
@@ -18,21 +19,6 @@ STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DE
 MTU_BYTES = {1: 256, 2: 512, 3: 1024, 4: 2048, 5: 4096}
 #: LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC, as NVSHMEM registers its heap.
 ACCESS = 1 | 2 | 4 | 8
-
-
-class DeviceAttributes(ctypes.Structure):
-    """struct ibv_device_attr (infiniband/verbs.h) up to atomic_cap, then room for the rest."""
-
-    _fields_ = (
-        ("fw_ver", ctypes.c_char * 64),
-        ("guids_and_sizes", ctypes.c_uint64 * 4),
-        ("vendor_id", ctypes.c_uint32),
-        ("vendor_part_id", ctypes.c_uint32),
-        ("hw_ver", ctypes.c_uint32),
-        ("counts", ctypes.c_int * 14),
-        ("atomic_cap", ctypes.c_int),
-        ("rest", ctypes.c_uint8 * 256),
-    )
 
 
 class PortAttributes(ctypes.Structure):
@@ -48,70 +34,49 @@ class PortAttributes(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL:
-    """libibverbs with the signatures used here. Raises OSError when it is not installed."""
-    verbs = ctypes.CDLL("libibverbs.so.1", use_errno=True)
+    """libibverbs with the signatures of the probe's calls too. Raises OSError when it is not installed."""
+    verbs = libibverbs.library()
     pointer = ctypes.c_void_p
-    verbs.ibv_get_device_list.restype = ctypes.POINTER(pointer)
-    verbs.ibv_get_device_list.argtypes = (ctypes.POINTER(ctypes.c_int),)
-    verbs.ibv_get_device_name.restype = ctypes.c_char_p
-    verbs.ibv_get_device_name.argtypes = (pointer,)
-    for name, arguments in (
-        ("ibv_open_device", (pointer,)),
-        ("ibv_alloc_pd", (pointer,)),
-        ("ibv_reg_mr", (pointer, pointer, ctypes.c_size_t, ctypes.c_int)),
-    ):
-        function = getattr(verbs, name)
-        function.restype, function.argtypes = pointer, arguments
-    verbs.ibv_query_device.argtypes = (pointer, ctypes.POINTER(DeviceAttributes))
+    verbs.ibv_alloc_pd.argtypes, verbs.ibv_alloc_pd.restype = (pointer,), pointer
+    verbs.ibv_reg_mr.argtypes, verbs.ibv_reg_mr.restype = (pointer, pointer, ctypes.c_size_t, ctypes.c_int), pointer
     verbs.ibv_query_port.argtypes = (pointer, ctypes.c_uint8, ctypes.POINTER(PortAttributes))
-    verbs.ibv_query_gid.argtypes = (pointer, ctypes.c_uint8, ctypes.c_int, ctypes.c_char_p)
-    for name in ("ibv_close_device", "ibv_dealloc_pd", "ibv_dereg_mr"):
+    for name in ("ibv_dealloc_pd", "ibv_dereg_mr"):
         getattr(verbs, name).argtypes = (pointer,)
     return verbs
 
 
-def examine(verbs: ctypes.CDLL, device: Any, size: int) -> dict[str, Any]:
+def examine(verbs: ctypes.CDLL, name: str, device: int, size: int) -> Record:
     """One device: {"device", "opened", "error"?, "firmware", "atomics", "ports", "registered", "register_error"?}."""
-    record: dict[str, Any] = {"device": verbs.ibv_get_device_name(device).decode(errors="replace"), "opened": False}
     context = verbs.ibv_open_device(device)
     if not context:
-        record["error"] = os.strerror(ctypes.get_errno()).lower()
-        return record
-    record["opened"] = True
+        return {"device": name, "opened": False, "error": os.strerror(ctypes.get_errno()).lower()}
+    record: Record = {"device": name, "opened": True}
     try:
-        attributes = DeviceAttributes()
-        code = verbs.ibv_query_device(context, ctypes.byref(attributes))
-        if code:
-            record["error"] = f"ibv_query_device: {os.strerror(abs(code)).lower()}"
-            return record
+        attributes = libibverbs.attributes(verbs, context)
         record["firmware"] = attributes.fw_ver.decode(errors="replace")
         record["atomics"] = ATOMICS.get(attributes.atomic_cap, str(attributes.atomic_cap))
         record["ports"] = [port for port in (_port(verbs, context, number) for number in range(1, 5)) if port]
         record.update(_register(verbs, context, size))
+    except OSError as error:
+        record["error"] = f"{error.strerror}: {os.strerror(error.errno or 0).lower()}"
     finally:
         verbs.ibv_close_device(context)
     return record
 
 
-def _port(verbs: ctypes.CDLL, context: int, number: int) -> dict[str, Any] | None:
+def _port(verbs: ctypes.CDLL, context: int, number: int) -> Record | None:
     attributes = PortAttributes()
     if verbs.ibv_query_port(context, number, ctypes.byref(attributes)):
         return None
-    gids: dict[str, str] = {}
-    for index in range(min(max(attributes.gid_tbl_len, 0), 64)):
-        raw = ctypes.create_string_buffer(16)
-        if verbs.ibv_query_gid(context, number, index, raw) == 0 and any(raw.raw):
-            gids[str(index)] = str(ipaddress.IPv6Address(raw.raw))
     return {
         "port": number,
         "state": STATES.get(attributes.state, str(attributes.state)),
         "active_mtu": MTU_BYTES.get(attributes.active_mtu),
         "max_mtu": MTU_BYTES.get(attributes.max_mtu),
-        "gids": gids,
     }
 
 
-def _register(verbs: ctypes.CDLL, context: int, size: int) -> dict[str, Any]:
+def _register(verbs: ctypes.CDLL, context: int, size: int) -> Record:
     """Register `size` bytes as a rank would: the real test of the locked-memory limit."""
     domain = verbs.ibv_alloc_pd(context)
     if not domain:
@@ -130,23 +95,70 @@ def _register(verbs: ctypes.CDLL, context: int, size: int) -> dict[str, Any]:
         memory.close()
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     size, wanted = int(arguments[0]), arguments[1:]
     try:
         verbs = library()
     except OSError:
         emit({"unavailable": "no libibverbs.so.1"})
-        return 0
-    count = ctypes.c_int()
-    devices = verbs.ibv_get_device_list(ctypes.byref(count))
-    if not devices or not count.value:
-        emit({"unavailable": "libibverbs lists no device"})
-        return 0
-    for index in range(count.value):
-        if not wanted or verbs.ibv_get_device_name(devices[index]).decode(errors="replace") in wanted:
-            emit(examine(verbs, devices[index], size))
-    return 0
+        return
+    with libibverbs.devices(verbs) as devices:
+        if not devices:
+            emit({"unavailable": "libibverbs lists no device"})
+        for name, device in devices.items():
+            if not wanted or name in wanted:
+                emit(examine(verbs, name, device, size))
+
+
+def opening(devices: Records) -> Answer:
+    """Every HCA opens and answers ibv_query_device."""
+    bad = [f"{record['device']}: {record.get('error', 'not opened')}" for record in devices if not record["opened"] or record.get("error")]
+    if bad:
+        verbs = need("rdma-devices")
+        return failed("; ".join(bad), f"docker run {verbs.docker} (pod: an rdma/... resource); udev permission of {verbs.value}/uverbs*")
+    return passed(", ".join(f"{record['device']} firmware {record['firmware']}" for record in devices))
+
+
+def atomics(devices: Records) -> Answer:
+    """libibverbs reports atomics; necessary for NVSHMEM's own test by DEVX, which also wants masked ones."""
+    by_device = {record["device"]: record["atomics"] for record in devices if "atomics" in record}
+    if not by_device:
+        return not_run("no device answered")
+    lacking = [name for name, word in by_device.items() if word == "none"]
+    if lacking:
+        remedy = "leave it out with NVSHMEM_HCA_LIST; on a physical function: mlxconfig -d DEVICE set PCI_ATOMIC_MODE=4"
+        return (failed if len(lacking) == len(by_device) else warned)(f"no atomics: {', '.join(lacking)}", remedy)
+    return passed(", ".join(f"{name} {word}" for name, word in by_device.items()))
+
+
+def registration(devices: Records) -> Answer:
+    """Memory registers with each HCA: the real test of RLIMIT_MEMLOCK."""
+    tried = [record for record in devices if "registered" in record]
+    if not tried:
+        return not_run("no device opened")
+    bad = [f"{record['device']}: {record['register_error']}" for record in tried if record.get("register_error")]
+    if bad:
+        remedy = f"{advice('memlock', 'lock-memory')}; host: memlock unlimited in limits.conf or LimitMEMLOCK=infinity"
+        return failed("; ".join(bad), remedy)
+    return passed(f"{tried[0]['registered'] >> 20} MiB registered with {len(tried)} HCAs")
+
+
+def mtu(devices: Records) -> Answer:
+    """One active verbs MTU over all active ports, the largest the ports can."""
+    ports = {f"{record['device']}:{port['port']}": port for record in devices for port in record.get("ports", [])}
+    active = {name: port for name, port in ports.items() if port["state"] == "ACTIVE" and port["active_mtu"]}
+    if not active:
+        return not_run("no active port told its MTU")
+    mtus = {port["active_mtu"] for port in active.values()}
+    evidence = ", ".join(f"{name} {port['active_mtu']}" for name, port in active.items())
+    if len(mtus) > 1:
+        remedy = "one MTU on all rails: ip link set NETDEV mtu 9000 (RoCE), opensm partition mtu=5 (InfiniBand)"
+        return warned(f"active MTU differs: {evidence}", remedy)
+    most = max(port["max_mtu"] or 0 for port in active.values())
+    if most > max(mtus):
+        return warned(f"{evidence}; ports could carry {most}", "RoCE: ip link set NETDEV mtu 9000 where the switches allow it")
+    return passed(evidence)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

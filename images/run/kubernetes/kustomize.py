@@ -5,7 +5,6 @@ written down twice. JSON patches (RFC 6902) are taken, since kustomize has no me
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,29 +15,29 @@ from typing import Any
 import yaml
 
 from entrypoints.errors import UsageError
+from images.run.kubernetes import manifests
+from images.run.kubernetes.api import Document
+from images.run.kubernetes.manifests import ManifestOptions, platforms
 
-from . import manifests
-from .options import ManifestOptions, platforms
-
-Operation = dict[str, Any]
 _MARK = "# Written by ./inv k8s.render --kustomize; it replaces this whole folder."
 _BASE = "generic"
 
 
-def difference(old: Any, new: Any, path: str = "") -> Iterator[Operation]:
+def difference(old: Any, new: Any, path: str = "") -> Iterator[Document]:
     """The operations of RFC 6902 that make `new` from `old`, to be applied in this order."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in old:
-            at = f"{path}/{_escaped(key)}"
+        for key in old | new:
+            at = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
             if key not in new:
                 yield {"op": "remove", "path": at}
+            elif key not in old:
+                yield {"op": "add", "path": at, "value": new[key]}
             else:
                 yield from difference(old[key], new[key], at)
-        yield from ({"op": "add", "path": f"{path}/{_escaped(key)}", "value": new[key]} for key in new if key not in old)
-    elif isinstance(old, list) and isinstance(new, list) and (at_same := _places(old, new)) is not None:
+    elif isinstance(old, list) and isinstance(new, list) and (kept := _kept_items(old, new)) is not None:
         for i, value in enumerate(new):
-            if i in at_same:
-                yield from difference(at_same[i], value, f"{path}/{i}")
+            if i in kept:
+                yield from difference(kept[i], value, f"{path}/{i}")
             else:
                 yield {"op": "add", "path": f"{path}/{i}", "value": value}
     elif old != new or type(old) is not type(new):
@@ -46,26 +45,22 @@ def difference(old: Any, new: Any, path: str = "") -> Iterator[Operation]:
         yield {"op": "replace", "path": path, "value": new}
 
 
-def _places(old: list[Any], new: list[Any]) -> dict[int, Any] | None:
+def _kept_items(old: list[Any], new: list[Any]) -> dict[int, Any] | None:
     """Old items by the index that they have in `new`, by name where they have names; None when one is gone or moved."""
-    result: dict[int, Any] = {}
+    kept: dict[int, Any] = {}
     rest = list(old)
     for i, value in enumerate(new):
         if rest and _name(rest[0]) == _name(value):
-            result[i] = rest.pop(0)
-    return None if rest else result
+            kept[i] = rest.pop(0)
+    return None if rest else kept
 
 
 def _name(item: Any) -> Any:
     return item.get("name") if isinstance(item, dict) else None
 
 
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
 def files(options: ManifestOptions) -> dict[str, str]:
-    """Every file by its path in the folder. Raises UsageError."""
+    """Every file's text by its path in the folder. Raises UsageError."""
     base = replace(options, platform=_BASE)
     texts = {"base/manifest.yaml": manifests.render(base), "base/kustomization.yaml": _kustomization({"resources": ["manifest.yaml"]})}
     documents = _documents(base)
@@ -73,35 +68,34 @@ def files(options: ManifestOptions) -> dict[str, str]:
         if platform.name == _BASE or options.workload in platform.refuse:
             continue
         folder = f"overlays/{platform.name}"
-        own = replace(options, platform=platform.name)
-        patches: list[Mapping[str, Any]] = []
-        for text, targets in _patches(documents, _documents(own)).items():
+        overlay = replace(options, platform=platform.name)
+        patches: list[Document] = []
+        for text, targets in _patches(documents, _documents(overlay)).items():
             file = f"patch-{targets[0]['kind'].lower()}{f'-{len(patches)}' if len(patches) else ''}.json"
             texts[f"{folder}/{file}"] = text
             patches += [{"path": file, "target": target} for target in targets]
-        whole: dict[str, Any] = {"resources": ["../../base"], **({"patches": patches} if patches else {})}
-        texts[f"{folder}/kustomization.yaml"] = _kustomization(whole, platform.title, *manifests.notes(own))
+        content = {"resources": ["../../base"], **({"patches": patches} if patches else {})}
+        texts[f"{folder}/kustomization.yaml"] = _kustomization(content, platform.title, *manifests.notes(overlay))
     return texts
 
 
-def _documents(options: ManifestOptions) -> list[dict[str, Any]]:
+def _documents(options: ManifestOptions) -> list[Document]:
     return list(yaml.load_all(manifests.render(options), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-def _patches(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, list[Mapping[str, str]]]:
+def _patches(old: list[Document], new: list[Document]) -> dict[str, list[Mapping[str, str]]]:
     """Patch files' texts, each with the objects it is for; a kind whose objects all change alike is one target."""
-    by_text: dict[str, list[dict[str, Any]]] = {}
+    by_text: dict[str, list[Document]] = {}
     for before, after in zip(old, new, strict=True):
         operations = list(difference(before, after))
         if operations:
             by_text.setdefault(json.dumps(operations, indent=2) + "\n", []).append(before)
-    all_of = Counter(each["kind"] for each in old)
+    count = Counter(document["kind"] for document in old)
     result: dict[str, list[Mapping[str, str]]] = {}
     for text, changed in by_text.items():
-        whole = {kind for kind, count in Counter(each["kind"] for each in changed).items() if count == all_of[kind]}
-        targets: list[Mapping[str, str]] = [{"kind": kind} for kind in sorted(whole)]
-        targets += [{"kind": each["kind"], "name": each["metadata"]["name"]} for each in changed if each["kind"] not in whole]
-        result[text] = targets
+        alike = {kind for kind, times in Counter(document["kind"] for document in changed).items() if times == count[kind]}
+        others = [(document["kind"], document["metadata"]["name"]) for document in changed if document["kind"] not in alike]
+        result[text] = [*({"kind": kind} for kind in sorted(alike)), *({"kind": kind, "name": name} for kind, name in others)]
     return result
 
 
@@ -120,7 +114,7 @@ def write(options: ManifestOptions, out: Path) -> list[Path]:
         raise UsageError("is not empty and no earlier rendering", where=str(out), hint="name a new folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.resolve().parent) as folder:
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.resolve().parent, ignore_cleanup_errors=True) as folder:
             fresh = Path(folder, "fresh")
             for name, text in texts.items():
                 path = fresh / name
@@ -129,7 +123,6 @@ def write(options: ManifestOptions, out: Path) -> list[Path]:
             if out.exists():
                 out.rename(Path(folder, "old"))
             fresh.rename(out)
-            shutil.rmtree(Path(folder, "old"), ignore_errors=True)
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(out)) from None
-    return [out / "base", *sorted(out / name for name in {str(Path(each).parent) for each in texts} if name.startswith("overlays/"))]
+    return [out / "base", *sorted(out.glob("overlays/*"))]

@@ -1,83 +1,66 @@
 """An mpirun script for two or more hosts: one process a node, which is epbox. Pure but for reading the template."""
 
-import shlex
 from dataclasses import dataclass
-from typing import Any
 
 from entrypoints.errors import UsageError
+from entrypoints.facts import container
+from images import templates
 from images.build import reference
-from images.run.schedulers import jobs
-
-from .slurm import PATH
+from images.options import JobOptions, Runner, comma_separated, option
+from images.run import jobs
 
 RUNTIMES = ("none", "apptainer")
 
 
 @dataclass(frozen=True)
-class MpiOptions:
-    """What a user chooses. `hosts` in node order, empty inside an allocation that mpirun knows; `program` is for runtime none alone."""
+class MpiOptions(JobOptions):
+    """Options of mpi.render. `hosts` in node order, empty inside an allocation that mpirun knows; `program` is for runtime none alone."""
 
-    nodes: int = 2
-    hosts: tuple[str, ...] = ()
-    runtime: str = "none"
-    image: str = ""
-    gpus_per_node: int = 8
-    workload: str = "auto"
-    arguments: tuple[str, ...] = ()
-    out: str = "results/mpi"
-    program: str = "epbox"
-    forward: tuple[str, ...] = ()
-    master_port: int = 8361
-    allow_tag: bool = False
-
-
-def check(options: MpiOptions) -> None:
-    """Refuse what would fail only on a remote host. Raises UsageError."""
-    jobs.check(options.nodes, options.workload, options.gpus_per_node, options.arguments, options.master_port)
-    if options.runtime not in RUNTIMES:
-        raise UsageError(f"unknown runtime {options.runtime!r}", where="--runtime", hint="one of " + ", ".join(RUNTIMES))
-    if options.hosts:
-        jobs.hosts(",".join(options.hosts), options.nodes)
-    if not PATH.fullmatch(options.out):
-        raise UsageError(f"{options.out!r} is no folder that a mount can name", where="--out", hint="no white space, quotes or colons")
-    for name in options.forward:
-        if not name.isidentifier() or not name.isascii():
-            raise UsageError(f"{name!r} is no variable", where="--forward", hint="comma-separated names, such as NVSHMEM_DEBUG")
-    if options.runtime == "none":
-        if options.image:
-            raise UsageError("runtime none runs a program of the hosts, no image", where="--image", hint="choose --runtime apptainer")
-        jobs.single_line("--program", options.program)
-        try:
-            if not shlex.split(options.program):
-                raise ValueError("no program")
-        except ValueError as error:
-            raise UsageError(str(error), where="--program", hint="for example epbox, or 'python3 -m entrypoints'") from None
-    elif not (options.image.endswith(".sif") and PATH.fullmatch(options.image)):
-        reference.parse(options.image, options.allow_tag)
-
-
-def context(options: MpiOptions) -> dict[str, Any]:
-    """What the template sees. Raises UsageError."""
-    check(options)
-    file = options.image.endswith(".sif")
-    image = options.image if file or not options.image else f"docker://{reference.parse(options.image, options.allow_tag)}"
-    return {
-        "o": options,
-        "image": image,
-        "program": shlex.split(options.program),
-        "forward": ("MASTER_ADDR", "MASTER_PORT", "EPBOX_RUN_ID", *options.forward),
-        "bench": ["bench", "--workload", options.workload],
-    }
+    image: str = option("", "with apptainer: REPOSITORY@sha256:DIGEST or a .sif file")
+    hosts: tuple[str, ...] = option(
+        (), "their names, comma-separated, node 0 first (default: those of the allocation)", parse=comma_separated
+    )
+    runtime: str = option("none", "none: a program of the hosts; or apptainer")
+    gpus_per_node: int = option(8, "GPUs a node, 0 for none")
+    out: str = option("results/mpi", "result folder, shared by all hosts")
+    program: str = option("epbox", "with --runtime none: the command (default epbox)")
+    forward: tuple[str, ...] = option((), "more variables for all nodes, comma-separated", parse=comma_separated)
 
 
 def render(options: MpiOptions) -> str:
-    """The script. Raises UsageError."""
-    return jobs.shell_environment("mpi").get_template("mpirun.sh.j2").render(context(options))
+    """The script. Raises UsageError for options that would fail only on a remote host."""
+    jobs.check(options, options.gpus_per_node)
+    jobs.check_choice(options.runtime, RUNTIMES, "--runtime")
+    jobs.check_hosts(options.hosts, options.nodes)
+    jobs.check_path(options.out, "--out")
+    for name in options.forward:
+        if not name.isidentifier() or not name.isascii():
+            raise UsageError(f"{name!r} is not a variable", where="--forward", hint="comma-separated names, such as NVSHMEM_DEBUG")
+    image, program = None, []
+    if options.runtime == "none":
+        program = jobs.program_words(options.program, options.image, "apptainer")
+    elif options.image.endswith(".sif") and jobs.PATH.fullmatch(options.image):
+        image = options.image
+    else:
+        image = f"docker://{reference.parse(options.image, options.allow_tag)}"
+    gpus = options.gpus_per_node > 0
+    return templates.render(
+        "mpi/mpirun.sh.j2",
+        o=options,
+        image=image,
+        devices=container.values(container.needed(gpus=gpus, rdma=gpus, several_nodes=options.nodes > 1), "device"),
+        program=program,
+        forward=("MASTER_ADDR", "MASTER_PORT", "EPBOX_RUN_ID", *options.forward),
+        bench=["bench", "--workload", options.workload],
+    )
 
 
 def notes(options: MpiOptions) -> tuple[str, ...]:
-    """What a person should know before the script runs, one line each."""
+    """Lines that a person should read before the script runs."""
     lines = [f"{options.out} must be a folder that all hosts share, or each host keeps the logs of its own ranks"]
     if not options.hosts:
         lines.append("no --hosts: run it inside an allocation that mpirun knows (Slurm, PBS, LSF), with MASTER_ADDR set to its first host")
     return tuple(lines)
+
+
+RUNNER = Runner("mpi", "Write an mpirun script to stdout, notes to stderr.", MpiOptions, render, notes)

@@ -4,8 +4,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from entrypoints.bench import options
-from entrypoints.bench.setup import Job, check
+from entrypoints.bench.setup import Job, check, configure
 from entrypoints.binding import BindMode
 from entrypoints.nodes.rendezvous import Rendezvous
 from entrypoints.placement.model import Plan, RankPlan
@@ -19,7 +18,7 @@ class Jobs:
 
     def __call__(self, *argv: str, nodes: int = 1, hca: str | None = None, memory_nodes: int = 2, workload: str = "alltoall") -> Job:
         parser = ArgumentParser()
-        options.configure(parser)
+        configure(parser)
         args = parser.parse_args(argv)
         check(args)
         ranks = tuple(RankPlan(local_rank=n, cpus=(n,), hca=hca and f"{hca}{n}", port=1) for n in range(2))

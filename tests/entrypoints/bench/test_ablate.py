@@ -9,76 +9,78 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoints.bench import ablate, arms
+from entrypoints.bench import arms
+from entrypoints.bench.launching import Arm, NodeRun, Printed
 from entrypoints.launch.signals import Stop
 from entrypoints.placement.model import RankPlan
+from entrypoints.results import comparison
+from entrypoints.results.model import AblationRow, Change, Launch, LowLatency, Run, Shape
+from entrypoints.results.show import ablation_text
 from entrypoints.topology.model import Cpu, NumaNode
-from tests.helpers.bench_records import best, run_of
+from tests.helpers.bench_records import Spread, best, run_of
 
 
-def table(arms: Mapping[str, Sequence[float]], nodes: int = 2) -> dict[str, Any]:
-    runs = [run_of(best(value), arm=arm) for arm, values in arms.items() for value in values]
-    return {"shape": {"nodes": nodes}, "runs": runs}
+def runs_of(figures: Mapping[str, Sequence[float]], nodes: int = 2) -> list[Run]:
+    return [run_of(best(value), arm=arm, shape=Shape(nodes=nodes)) for arm, values in figures.items() for value in values]
 
 
-def rows(arms: Mapping[str, Sequence[float]], equal: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    return {row["arm"]: row for row in ablate.compare(table(arms), equal)}
+def rows(figures: Mapping[str, Sequence[float]], equal: tuple[str, ...] = ()) -> dict[str, AblationRow]:
+    return {row.arm: row for row in comparison.ablation(runs_of(figures), equal)}
 
 
 def test_a_difference_beyond_the_spread_counts_and_one_below_is_noise() -> None:
     found = rows({"none": [10, 10.1, 9.9], "nic": [20, 20.2, 19.8], "nic+cpu": [20.1, 19.9, 20.3]})
-    assert found["none"]["change"] is None
-    assert found["nic"]["noise"] is False
-    assert found["nic"]["change"] == pytest.approx(1.0)
-    assert found["nic+cpu"]["noise"] is True
+    assert found["none"].change is None
+    assert found["nic"].noise is False
+    assert found["nic"].change == pytest.approx(1.0)
+    assert found["nic+cpu"].noise is True
 
 
 def test_wide_runs_make_the_same_difference_noise() -> None:
-    assert rows({"none": [5, 10, 15], "nic": [10, 14, 18]})["nic"]["noise"] is True
+    assert rows({"none": [5, 10, 15], "nic": [10, 14, 18]})["nic"].noise is True
 
 
 def test_fewer_than_three_runs_decide_nothing() -> None:
-    assert rows({"none": [1, 1], "nic": [100, 100]})["nic"]["noise"] is None
+    assert rows({"none": [1, 1], "nic": [100, 100]})["nic"].noise is None
 
 
 def test_an_arm_that_cannot_differ_sets_the_noise_floor() -> None:
-    arms = {"none": [10, 10, 10], "nic": [13, 13, 13], "nic+cpu": [15, 15, 15], "nic+cpu+mem": [30, 30, 30]}
-    found = rows(arms, ("nic",))
-    assert found["nic"]["noise"] is True, "equal settings differ by chance only"
-    assert found["nic+cpu"]["noise"] is True, "15 % is below the 30 % that chance made"
-    assert found["nic+cpu+mem"]["noise"] is False
-    assert rows(arms)["nic+cpu"]["noise"] is False, "without that knowledge it would have counted"
+    figures = {"none": [10, 10, 10], "nic": [13, 13, 13], "nic+cpu": [15, 15, 15], "nic+cpu+mem": [30, 30, 30]}
+    found = rows(figures, ("nic",))
+    assert found["nic"].noise is True, "equal settings differ by chance only"
+    assert found["nic+cpu"].noise is True, "15 % is below the 30 % that chance made"
+    assert found["nic+cpu+mem"].noise is False
+    assert rows(figures)["nic+cpu"].noise is False, "without that knowledge it would have counted"
 
 
 def test_spread_inside_a_run_counts_when_runs_agree() -> None:
-    wide = best(10, us=(50, 100, 200))
-    document = {"shape": {"nodes": 2}, "runs": [run_of(wide, arm="none")] * 3 + [run_of(best(14, us=(90, 100, 110)), arm="nic")] * 3}
-    none, nic = ablate.compare(document)
-    assert (none["low_gbps"], none["high_gbps"]) == (5.0, 20.0)
-    assert nic["noise"] is True
+    wide, narrow = best(10, us=Spread(50, 100, 200)), best(14, us=Spread(90, 100, 110))
+    none, nic = comparison.ablation([run_of(wide, arm="none")] * 3 + [run_of(narrow, arm="nic")] * 3)
+    assert (none.low_gbps, none.high_gbps) == (5.0, 20.0)
+    assert nic.noise is True
 
 
 def test_one_node_is_compared_by_nvl() -> None:
-    assert ablate.compare(table({"none": [1.0]}, nodes=1))[0]["median_gbps"] == 2.0
+    assert comparison.ablation(runs_of({"none": [1.0]}, nodes=1))[0].median_gbps == 2.0
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=3, max_size=8))
 def test_identical_arms_are_never_called_different(values: list[float]) -> None:
-    assert rows({"none": values, "nic": values})["nic"]["noise"] is True
+    assert rows({"none": values, "nic": values})["nic"].noise is True
 
 
 def test_a_dead_arm_has_no_ratio() -> None:
     found = rows({"none": [0.0, 0.0, 0.0], "nic": [1, 1, 1]})
-    assert found["nic"]["change"] is None
-    ablate.show(list(found.values()))
+    assert found["nic"].change is None
+    assert "nic" in ablation_text(list(found.values()))
 
 
 ARMS = ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
 
 
 def test_arms_without_and_with_hcas(make_job: Any) -> None:
-    assert [arm.name for arm in arms.arms(make_job("--ablate"))] == ARMS
-    found = arms.arms(make_job("--ablate", hca="mlx5_", workload="deepep-internode"))
+    assert [arm.name for arm in arms.of_ablation(make_job("--ablate"))] == ARMS
+    found = arms.of_ablation(make_job("--ablate", hca="mlx5_", workload="deepep-internode"))
     assert [str(arm.bind) for arm in found] == ["none", "nic", "nic,cpu", "all", "cpu,mem"]
     assert found[-1].env == {"NVSHMEM_HCA_LIST": "mlx5_0:1,mlx5_1:1", "NVSHMEM_ENABLE_NIC_PE_MAPPING": "1"}
     assert all(arm.about for arm in found)
@@ -124,17 +126,16 @@ def test_a_formula_that_gives_the_plan_is_an_equal_arm(make_job: Any) -> None:
 def test_arms_take_turns(make_job: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     order: list[tuple[str, Any]] = []
 
-    class Done:
-        exit_code = 0
+    done = NodeRun((), Printed(), Launch(bind="all", exit_code=0, seconds=0.0))
 
-    def record(job: Any, bind: Any, logs: Path, session: Any, stop: Any, arm: str, env: dict[str, str]) -> Any:
-        order.append((arm, job.plan))
-        return Done()
+    def record(arm: Arm, logs: Path, session: Any, stop: Any) -> NodeRun:
+        order.append((arm.name, arm.job.plan))
+        return done
 
-    monkeypatch.setattr(ablate, "launch", record)
+    monkeypatch.setattr(arms, "launch", record)
     monkeypatch.setenv("NVSHMEM_HCA_LIST", "mlx5_7")
     job = make_job("--ablate", "--runs", "2")
-    ablate.run(job, tmp_path, None, Stop())  # type: ignore[arg-type]
+    arms.run(arms.of_ablation(job), tmp_path, None, Stop())  # type: ignore[arg-type]
     assert [arm for arm, _ in order] == ARMS + ARMS[::-1]
     assert {arm for arm, plan in order if plan is not job.plan} == {"formula"}
     assert "NVSHMEM_HCA_LIST is set by you" in capsys.readouterr().err
@@ -142,29 +143,29 @@ def test_arms_take_turns(make_job: Any, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_the_whole_is_compared_with_none_under_the_same_rule() -> None:
     found = rows({"none": [10, 10, 10], "nic": [11, 11, 11], "nic+cpu": [12, 12, 12], "nic+cpu+mem": [12, 12, 12]}, ("nic",))
-    assert found["nic+cpu+mem"]["against_none"] == {"change": pytest.approx(0.2), "noise": False}
-    assert found["nic+cpu"]["against_none"]["noise"] is False, "20 % is above the 10 % of chance"
-    assert found["nic+cpu"]["noise"] is True, "9 % is not"
-    assert found["none"]["against_none"] == {"change": None, "noise": None}
-    assert {row["floor"] for row in found.values()} == {0.1}
+    assert found["nic+cpu+mem"].against_none == Change(change=0.2, noise=False)
+    assert found["nic+cpu"].against_none.noise is False, "20 % is above the 10 % of chance"
+    assert found["nic+cpu"].noise is True, "9 % is not"
+    assert found["none"].against_none == Change()
+    assert {row.floor for row in found.values()} == {0.1}
 
 
 def test_low_latency_is_ablated_by_what_it_prints() -> None:
-    low = [{"rank": 0, "dispatch_combine_gbps": 40.0, "avg_us": 1.0, "min_us": 1.0, "max_us": 1.0}]
-    runs = [{"test": "low_latency", "best": [], "low_latency": low, "arm": arm} for arm in ("none", "nic") for _ in range(3)]
-    found = ablate.compare({"shape": {"nodes": 2}, "runs": runs})
-    assert [(row["op"], row["direction"], row["median_gbps"]) for row in found] == [("dispatch+combine", "total", 40.0)] * 2
-    assert "dispatch+combine" in ablate.show(found)
+    low = (LowLatency(rank=0, dispatch_combine_gbps=40.0, avg_us=1.0),)
+    runs = [Run(test="low_latency", shape=Shape(nodes=2), low_latency=low, arm=arm) for arm in ("none", "nic") for _ in range(3)]
+    found = comparison.ablation(runs)
+    assert [(row.op, row.direction, row.median_gbps) for row in found] == [("dispatch+combine", "total", 40.0)] * 2
+    assert "dispatch+combine" in ablation_text(found)
 
 
 def test_one_sentence_says_what_it_comes_to() -> None:
-    assert "no arm differs" in ablate.verdict(ablate.compare(table({"none": [10, 10, 10], "nic": [10, 10, 10]})))
-    assert "nic +100% (combine)" in ablate.verdict(ablate.compare(table({"none": [10, 10, 10], "nic": [20, 20, 20]})))
-    assert "decide nothing" in ablate.verdict(ablate.compare(table({"none": [10], "nic": [20]})))
+    assert "no arm differs" in comparison.ablation_verdict(comparison.ablation(runs_of({"none": [10, 10, 10], "nic": [10, 10, 10]})))
+    assert "nic +100% (combine)" in comparison.ablation_verdict(comparison.ablation(runs_of({"none": [10, 10, 10], "nic": [20, 20, 20]})))
+    assert "decide nothing" in comparison.ablation_verdict(comparison.ablation(runs_of({"none": [10], "nic": [20]})))
 
 
 def test_the_table_names_noise_and_undecided() -> None:
-    noise = ablate.show(ablate.compare(table({"none": [5, 10, 15], "nic": [10, 14, 18]})))
+    noise = ablation_text(comparison.ablation(runs_of({"none": [5, 10, 15], "nic": [10, 14, 18]})))
     assert "+40.0% noise" in noise
     assert "?" not in noise
-    assert "+100.0% ?" in ablate.show(ablate.compare(table({"none": [1], "nic": [2]})))
+    assert "+100.0% ?" in ablation_text(comparison.ablation(runs_of({"none": [1], "nic": [2]})))

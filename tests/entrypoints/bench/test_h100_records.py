@@ -11,7 +11,9 @@ from entrypoints.logs.parse import parse_paths
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.report.load import load as load_result
 from entrypoints.report.page import render
-from entrypoints.results import schema
+from entrypoints.results import codec, comparison
+from entrypoints.results.codec import encode, read_result
+from entrypoints.results.comparison import beside_alltoall
 from entrypoints.topology import load
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "gpu"
@@ -51,15 +53,15 @@ def test_an_exception_outranks_ibgda_that_failed_on_one_host(tmp_path: Path) -> 
 
 def test_low_latency_with_one_rank() -> None:
     (run,) = parse_paths([DATA / "low-latency.log"])
-    assert run["test"] == "low_latency" and run["complete"]
-    assert [each["dispatch_combine_gbps"] for each in run["low_latency"]] == [292.07]
-    assert run["low_latency_kernels"][0]["combine_gbps"] == 572.92
+    assert run.test == "low_latency" and run.complete
+    assert [rank.dispatch_combine_gbps for rank in run.low_latency] == [292.07]
+    assert run.low_latency_kernels and run.low_latency_kernels[0].combine_gbps == 572.92
 
 
 def test_elastic_first_case_alone_is_not_complete() -> None:
     (run,) = parse_paths([DATA / "elastic.log"])
-    assert run["test"] == "elastic_ep" and not run["complete"] and run["missing"] == ["configurations: 1 of 144"]
-    assert {best["op"]: best["nvl_gbps"] for best in run["best"]} == {"dispatch": 1131.0, "combine": 1266.0}
+    assert run.test == "elastic_ep" and not run.complete and run.missing == ("configurations: 1 of 144",)
+    assert {best.op: best.nvl_gbps for best in run.best} == {"dispatch": 1131.0, "combine": 1266.0}
 
 
 def test_snapshot_gives_the_plan_that_ran() -> None:
@@ -71,19 +73,26 @@ def test_snapshot_gives_the_plan_that_ran() -> None:
 @pytest.mark.parametrize("name", ["low-latency-baseline", "alltoall-ablation"])
 def test_result_files_fit_the_schema_and_make_a_report(name: str) -> None:
     material = load_result(DATA / f"{name}.json")
-    jsonschema.validate(material.document, schema.BENCH)
-    assert material.document["status"] == "ok"
-    assert material.document["verdict"] in unescape(render(material))
+    jsonschema.validate(encode(material.result), codec.BENCH)
+    assert material.result.status == "ok"
+    assert material.result.verdict in unescape(render(material))
 
 
 def test_the_baseline_says_what_is_compared() -> None:
-    baseline = load_result(DATA / "low-latency-baseline.json").document["baseline"]
-    assert {row["op"]: row["ratio"] for row in baseline["rows"]} == {"dispatch": 0.4613, "combine": 1.0597}
-    assert all(row["ratio_min"] <= row["ratio"] <= row["ratio_max"] and row["runs"] == 3 for row in baseline["rows"])
-    assert "cast to FP8 inside" in baseline["compared"]
+    result = read_result(DATA / "low-latency-baseline.json")
+    assert result.baseline is not None
+    assert {row.op: row.ratio for row in result.baseline.rows} == {"dispatch": 0.4613, "combine": 1.0597}
+    assert all(row.ratio_min <= row.ratio <= row.ratio_max and row.runs == 3 for row in result.baseline.rows)
+    assert "cast to FP8 inside" in result.baseline.compared
+    again = beside_alltoall(result.runs, result.shape)
+    assert [round(row.ratio, 4) for row in again.rows] == [row.ratio for row in result.baseline.rows], "the runs say it still"
+    assert again.compared == result.baseline.compared
 
 
 def test_one_card_one_node_no_nic_cannot_tell_the_arms_apart() -> None:
-    document = load_result(DATA / "alltoall-ablation.json").document
-    assert len(document["runs"]) == 15 and [arm["arm"] for arm in document["arms"]] == ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
-    assert {row["noise"] for row in document["ablation"] if row["arm"] != "none"} == {True}
+    result = read_result(DATA / "alltoall-ablation.json")
+    arms, rows = result.arms or (), result.ablation or ()
+    assert len(result.runs) == 15 and [arm.arm for arm in arms] == ["none", "nic", "nic+cpu", "nic+cpu+mem", "formula"]
+    assert {row.noise for row in rows if row.arm != "none"} == {True}
+    equal = {"nic", "nic+cpu+mem", "formula"}
+    assert comparison.ablation(result.runs, equal) == rows, "the runs say it still"

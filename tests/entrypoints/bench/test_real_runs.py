@@ -96,7 +96,7 @@ def test_one_damaged_element_is_wrong_numbers(tmp_path: Path, fault: str, named:
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "alltoall_rank" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "alltoall.rank" in " ".join(child.cmdline())]
 
 
 def wait_for_ranks(processes: list[subprocess.Popen[str]], logs: list[Path]) -> list[psutil.Process]:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from entrypoints import __version__
 from entrypoints.__main__ import main
-from entrypoints.bench import doctor, identity, setup
-from entrypoints.bench.outdir import open_folder, stamp
-from entrypoints.bench.parsing import alltoall_results
+from entrypoints.bench import identity, preflight, setup
+from entrypoints.bench.launching import Printed, read_logs
 from entrypoints.errors import PreflightFailed, UsageError
 from entrypoints.logs.parse import parse_lines
 from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.output import open_folder, stamp
+from entrypoints.results.model import Correctness
+from entrypoints.workloads.model import Prepared
 from images.build import recipe, render, sources
 
 
@@ -162,8 +165,8 @@ def test_image_identity_comes_from_the_images_own_files(tmp_path: Path, monkeypa
     monkeypatch.delenv("EPBOX_IMAGE", raising=False)
     found = identity.image(tmp_path)
     assert found is not None
-    assert (found["name"], found["id"], found["recipe"]) == ("epbox:cpu", "sha256:1", "cpu")
-    assert found["lock"] == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert (found.name, found.id, found.recipe) == ("epbox:cpu", "sha256:1", "cpu")
+    assert found.lock == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
 def test_what_the_recipe_compiles_is_told_with_its_commits(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_what_the_recipe_compiles_is_told_with_its_commits(tmp_path: Path) -> No
         found = identity.compiled(tmp_path)
         assert set(found) == parts and set(found.items()) <= set(identity.versions(tmp_path).items())
         for part, words in found.items():
-            assert words.endswith(f"commit {sources.commits(what)[part]}")
+            assert words.endswith(f"commit {sources.pinned(what)[part].commit}")
     (tmp_path / "recipe.toml").write_text("nvshmem = 1\n[deepep]\n")
     assert identity.compiled(tmp_path) == {}
 
@@ -195,39 +198,42 @@ def test_the_sbom_of_an_image_is_printed_and_of_nothing_else(tmp_path: Path, mon
 def test_version_verb(capsys: Any) -> None:
     assert main(["version", "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["versions"]["epbox"] == identity.own_version()
+    assert told["versions"]["epbox"] == __version__
     assert told["versions"]["psutil"]
     assert main(["--version"]) == 0
     assert "psutil" in capsys.readouterr().out
     assert "torch" not in sys.modules, "versions are read from metadata"
 
 
-def test_reading_alltoall_lines_leaves_torn_ones_out() -> None:
+def test_reading_alltoall_lines_leaves_torn_ones_out(tmp_path: Path) -> None:
     record = {"test": "alltoall", "best": [], "complete": True, "correctness": {"passed": True}}
     line = "[alltoall] result " + json.dumps(record)
-    runs, correctness = alltoall_results([line[:40], "noise", f"[rank 0] {line}", "[alltoall] result [1]", line + " [rank 1] x"])
+    log = tmp_path / "rank-0.log"
+    log.write_text("\n".join([line[:40], "noise", f"[rank 0] {line}", "[alltoall] result [1]", line + " [rank 1] x"]))
+    alltoall = Prepared("alltoall", "alltoall", (), False, {})
+    runs, correctness = read_logs(alltoall, [log])
     assert len(runs) == 2
-    assert correctness == {"passed": True}
-    failed = {"correctness": {"passed": False, "failures": ["x"]}}
-    assert alltoall_results(["[alltoall] result " + json.dumps(failed)]) == ([], failed["correctness"])
-    assert [run["test"] for run in parse_lines([f"1,0: {line}"])] == ["alltoall"]
+    assert correctness == Correctness(passed=True)
+    log.write_text("[alltoall] result " + json.dumps({"correctness": {"passed": False, "failures": ["x"]}}))
+    assert read_logs(alltoall, [log]) == Printed((), Correctness(passed=False, failures=("x",)))
+    assert [run.test for run in parse_lines([f"1,0: {line}"])] == ["alltoall"]
     assert parse_lines([line[:40]]) == []
 
 
 def test_doctor_gate_leaves_the_masters_reachability_to_the_rendezvous(make_job: Any, monkeypatch: Any, capsys: Any) -> None:
-    from entrypoints.preflight import run as preflight
-    from entrypoints.preflight.model import CheckResult, Status
+    from entrypoints.preflight import run as checks_of_doctor
+    from entrypoints.results.model import Check
 
     asked: dict[str, Any] = {}
-    statuses: dict[str, Status] = {"net.master": "FAIL", "a": "FAIL", "b": "WARN", "c": "PASS"}
+    statuses = {"net.master": "FAIL", "a": "FAIL", "b": "WARN", "c": "PASS"}
 
-    def checks(workload: str, topology: Any, environ: Any) -> list[CheckResult]:
+    def checks(workload: str, topology: Any, environ: Any) -> list[Check]:
         asked.update(workload=workload, nodes=environ["WORLD_SIZE"])
-        return [CheckResult(id, "t", status, "seen", "do", "src") for id, status in statuses.items()]
+        return [Check(id=id, title="t", status=status, evidence="seen", remedy="do", source="src") for id, status in statuses.items()]
 
-    monkeypatch.setattr(preflight, "run_checks", checks)
-    found = doctor.examine(make_job(nodes=2))
-    assert found["failed"] == ["a"]
+    monkeypatch.setattr(checks_of_doctor, "run_checks", checks)
+    found = preflight.examine(make_job(nodes=2))
+    assert found.failed == ("a",)
     assert asked == {"workload": "alltoall", "nodes": "2"}
     err = capsys.readouterr().err
     assert "doctor FAIL a: seen; do" in err
@@ -239,9 +245,9 @@ def test_family_names_in_the_images_environment_mean_auto(make_job: Any) -> None
 
     args = make_job().args
     workload, why = setup.pick(args, {"EPBOX_WORKLOAD": "deepep-v1"}, Request(1, 2))
-    assert workload.name == "alltoall"
+    assert workload == "alltoall"
     assert why.startswith("auto: ")
-    assert setup.pick(args, {"EPBOX_WORKLOAD": "deepep-intranode"}, Request(1, 2))[0].name == "deepep-intranode"
+    assert setup.pick(args, {"EPBOX_WORKLOAD": "deepep-intranode"}, Request(1, 2))[0] == "deepep-intranode"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from entrypoints import output
 from entrypoints.__main__ import run_verb
-from entrypoints.bench import termination
 from entrypoints.errors import UsageError
 from tests.helpers.bench_process import SMALL, bench, document
 
@@ -14,21 +14,21 @@ from tests.helpers.bench_process import SMALL, bench, document
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "termination-log"
-    monkeypatch.setattr(termination, "LOG", path)
+    monkeypatch.setattr(output, "TERMINATION_LOG", path)
     return path
 
 
 def test_only_a_file_that_a_kubelet_made_is_written(log: Path) -> None:
-    termination.leave("OK: all right")
+    output.leave_message("OK: all right")
     assert not log.exists()
     log.touch()
-    termination.leave("OK: all right")
+    output.leave_message("OK: all right")
     assert log.read_text() == "OK: all right"
 
 
 def test_a_long_message_is_cut_between_characters(log: Path) -> None:
     log.touch()
-    termination.leave("x" + "é" * 4000)
+    output.leave_message("x" + "é" * 4000)
     assert len(log.read_bytes()) == 4095
     assert log.read_text(encoding="utf-8").endswith("é")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from entrypoints.diagnosis.match import diagnose_lines
 from entrypoints.diagnosis.signatures import load
 from entrypoints.toml import load_toml
+from tests.helpers.diagnosis import diagnose_lines
 
 LOGS = load_toml(Path(__file__).parents[2] / "data" / "logs" / "causes.toml")["log"]
 LAUNCHERS: dict[str, Callable[[int, str], str]] = {

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from entrypoints.__main__ import main
 from entrypoints.diagnosis.bundle import redact, safe_environment
-from entrypoints.diagnosis.match import diagnose_lines, diagnose_paths
+from entrypoints.diagnosis.facts import HostFacts
+from entrypoints.diagnosis.match import diagnose_paths
 from entrypoints.errors import UsageError
+from entrypoints.results.model import Check
+from tests.helpers.diagnosis import diagnose_lines
 
 DOORBELL = [
     "WARN: GPU cannot map UAR of device mlx5_0. Skipping...",
@@ -60,15 +63,15 @@ def test_lines_that_differ_in_a_code_are_told_apart() -> None:
 
 def test_doctor_decides_between_causes() -> None:
     lines = ["init failed for transport: IBGDA", "nvshmem setup connections failed", "nvshmem initialization failed"]
-    check = {"id": "gpu.regkeys", "title": "driver registry keys", "status": "FAIL", "evidence": "PeerMappingOverride is not set"}
-    (first, *_) = diagnose_lines(lines, {"doctor": [check]})
+    check = Check(id="gpu.regkeys", title="driver registry keys", status="FAIL", evidence="PeerMappingOverride is not set")
+    (first, *_) = diagnose_lines(lines, HostFacts(checks=(check,)))
     assert first.cause_id == "gpu-doorbell-mapping"
     assert first.evidence == ("doctor: driver registry keys: PeerMappingOverride is not set",)
 
 
 def test_a_plan_that_gives_one_nic_to_all() -> None:
     ranks = [{"local_rank": number, "gpu": {"index": number}, "hca": "mlx5_0"} for number in range(8)]
-    (finding,) = diagnose_lines(["all fine"], {"plans": [{"ranks": ranks}]})
+    (finding,) = diagnose_lines(["all fine"], HostFacts(plans=({"ranks": ranks},)))
     assert (finding.cause_id, finding.severity) == ("all-ranks-one-nic", "warning")
 
 
@@ -138,9 +141,19 @@ def test_facts_lie_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank0.log").write_text("\n".join(DOORBELL))
     check = {"id": "gpu.handler", "title": "NIC handler", "status": "FAIL", "evidence": "CPU"}
-    (tmp_path / "result.json").write_text(json.dumps({"nodes": [{"doctor": {"checks": [check]}, "plan": {"ranks": []}}]}))
-    assert main(["diagnose", str(tmp_path / "logs" / "rank0.log"), "--format", "json"]) == 0
+    doctor = {"counts": {"FAIL": 1}, "failed": ["gpu.handler"], "checks": [check]}
+    node = {"node_rank": 0, "hostname": "a", "doctor": doctor, "plan": {"ranks": []}}
+    result = json.dumps({"schema": "epbox.result/1", "verdict": "failed", "shape": {}, "runs": [], "nodes": [node]})
+    (tmp_path / "result.json").write_text(result)
+    arguments = ["diagnose", str(tmp_path / "logs" / "rank0.log"), "--format", "json"]
+    assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["findings"][0]["evidence"] == ["doctor: NIC handler: CPU"]
+    (tmp_path / "result.json").write_text(result[:-9])
+    (tmp_path / "doctor.json").write_text(json.dumps({"schema": "epbox.doctor/1", "checks": [check]}))
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["findings"][0]["evidence"] == ["doctor: NIC handler: CPU"]
+    assert shown.err.startswith("note: ") and "result.json: invalid JSON" in shown.err and shown.err.count("\n") == 1
 
 
 SECRETS = [

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from entrypoints.diagnosis.match import diagnose_lines
 from entrypoints.toml import load_toml
+from tests.helpers.diagnosis import diagnose_lines
 
 LOGS = load_toml(Path(__file__).parents[2] / "data" / "logs" / "healthy.toml")["log"]
 PREFIXES = ("", "[1,0]<stderr>:", "0: ", "[pod/ep-0/main] 2026-08-19T05:29:34.123456789Z ", "Aug 15 18:16:57 n1 ep[7438]: ")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.entrypoints.launch.conftest import Supervised
+from tests.helpers.supervised import Supervised
 
 CPUS = sorted(os.sched_getaffinity(0))
 #: What a rank sees of itself, in one JSON line.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, marked, wait_for, zombies_of
 from tests.helpers.patience import busy
+from tests.helpers.supervised import LONG_S, SOON_S, UP, Supervised, marked, wait_for, zombies_of
 
 IDLE = f"import os, time; {UP}; time.sleep({LONG_S})"
 #: The fault in rank 1 only, the other ranks idle.
@@ -98,15 +98,14 @@ def bulk(total_mb: int, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["lines", "line", "junk"])
 def test_a_flood_of_output_is_capped(supervised: Supervised, tmp_path: Path, kind: str) -> None:
     limits = {"log_limit": 4 << 20, "log_tail": 1 << 16}
-    result = supervised.run(
-        bulk(100, kind), ranks=1, log_dir=str(tmp_path), lines=True, options=limits, streams={"stderr": subprocess.DEVNULL}
-    )
+    with (tmp_path / "stderr").open("wb") as stderr:
+        result = supervised.run(bulk(100, kind), ranks=1, log_dir=str(tmp_path), options=limits, streams={"stderr": stderr})
     assert result.exit_code == 0
     assert result.outcome["rss_mib"] < 64
     log = (tmp_path / "rank-0.log").read_bytes()
     assert len(log) < (4 << 20) + (1 << 16) + 200
     assert b"bytes of output left out here" in log and log.endswith(b"the last words\n")
-    assert [0, "the last words"] in result.outcome["lines"]
+    assert b"[rank 0] the last words\n" in (tmp_path / "stderr").read_bytes()
     assert result.ranks[0]["evidence"]["output_left_out_bytes"] > 90_000_000
 
 
@@ -292,7 +291,8 @@ def test_as_pid_one_term_ends_every_verb_at_once(supervised: Supervised) -> None
 
 
 def test_the_callers_state_is_put_back() -> None:
-    from entrypoints.launch.supervisor import LaunchOptions, RankCommand, run
+    from entrypoints.launch.model import LaunchOptions, RankCommand
+    from entrypoints.launch.supervisor import run
     from entrypoints.placement.model import RankPlan
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)]
@@ -300,7 +300,7 @@ def test_the_callers_state_is_put_back() -> None:
     affinity = os.sched_getaffinity(0)
     bystander = subprocess.Popen(["sleep", "30"])
     outcome = run([RankCommand(RankPlan(0, cpus=(min(affinity),)), ("true",))], LaunchOptions(quiet=True))
-    assert outcome.exit_code == 0 and outcome.ranks[0].ok
+    assert outcome.exit_code == 0 and outcome.ranks[0].record.exit_code == 0
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)] == before
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert os.sched_getaffinity(0) == affinity

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.entrypoints.launch.conftest import ROOT, SOON_S, Supervised
+from entrypoints import ROOT
 from tests.helpers.patience import busy
+from tests.helpers.supervised import SOON_S, Supervised
 
 RANK = ROOT / "entrypoints/launch/rank.py"
 
@@ -190,10 +191,10 @@ def test_ranks_of_a_script_under_the_supervisor(supervised: Supervised, torch: P
         "def work(rank, n): print('rank', rank, 'of', n, os.environ['EPBOX_RANK'], sorted(os.sched_getaffinity(0)))\n"
         "torch.multiprocessing.spawn(work, (3,), nprocs=3)\n"
     )
-    result = supervised.run(str(script), script=True, ranks=3, env={"PYTHONPATH": str(torch)}, lines=True)
+    result = supervised.run(str(script), script=True, ranks=3, env={"PYTHONPATH": str(torch)})
     assert result.exit_code == 0, result.stderr
     cpu = min(__import__("os").sched_getaffinity(0))
-    assert sorted(line for _, line in result.outcome["lines"]) == [f"rank {i} of 3 {i} [{cpu}]" for i in range(3)]
+    assert sorted(result.stderr.splitlines()) == [f"[rank {i}] rank {i} of 3 {i} [{cpu}]" for i in range(3)]
     for rank in result.ranks:
         found = rank["evidence"]
         assert found["policy"] == "prefer:0" and found["cpus"] == str(cpu)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from entrypoints.binding import CALL_NUMBERS
-from tests.entrypoints.launch.conftest import Supervised
+from tests.helpers.supervised import Supervised
 
 #: Installs the filter (classic BPF: load the call number, compare, answer ERRNO|EPERM or ALLOW), then becomes its arguments.
 FILTERED = """

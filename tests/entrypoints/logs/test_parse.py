@@ -5,8 +5,8 @@ import gzip
 import lzma
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from entrypoints.errors import UsageError
 from entrypoints.logs.parse import parse_lines, parse_paths
+from entrypoints.results.model import Run
 
 CONFIG = "[config] num_tokens=4096, hidden=7168, num_topk_groups=2, num_topk=8"
 
@@ -51,19 +52,19 @@ def internode(form: str = "B", fp8: int = 4, base: float = 40.0) -> list[str]:
 @pytest.mark.parametrize(("form", "fp8"), [("A", 2), ("B", 2), ("B", 4), ("C", 4)])
 def test_whole_runs_of_every_generation_are_complete(form: str, fp8: int) -> None:
     (run,) = parse_lines(internode(form, fp8))
-    assert run["complete"], run["missing"]
-    assert run["format"] == form
-    assert run["passed_cases"] == (24 if fp8 == 2 else 32)
-    assert [(item["op"], item["dtype"]) for item in run["best"]] == [("dispatch", "fp8"), ("dispatch", "bf16"), ("combine", None)]
-    assert run["shape"]["nodes"] == 2
+    assert run.complete, run.missing
+    assert run.format == form
+    assert run.passed_cases == (24 if fp8 == 2 else 32)
+    assert [(item.op, item.dtype) for item in run.best] == [("dispatch", "fp8"), ("dispatch", "bf16"), ("combine", None)]
+    assert run.shape.nodes == 2
     if form != "A":
-        assert run["best"][0]["transmit_us"] == 1391.0 and run["best"][0]["notify_us"] == 229.0
+        assert run.best[0].transmit_us == 1391.0 and run.best[0].notify_us == 229.0
 
 
 @pytest.mark.parametrize("cut", [3, 20, 34, 60, 120, 200, 215, -1])
 def test_a_run_cut_short_is_never_complete(cut: int) -> None:
     runs = parse_lines(internode()[:cut])
-    assert all(not run["complete"] for run in runs)
+    assert all(not run.complete for run in runs)
 
 
 @pytest.mark.parametrize("index", [2 + 3, 40, 130, 180, 250])
@@ -71,24 +72,24 @@ def test_a_run_with_a_hole_is_not_complete(index: int) -> None:
     lines = internode()
     del lines[index]
     (run,) = parse_lines(lines)
-    assert not run["complete"]
+    assert not run.complete
 
 
 def test_two_nodes_interleaved_with_prefixes_are_one_run_with_two_copies() -> None:
     one, two = internode(base=40), internode(base=41)
     mixed = [line for pair in zip(one, two, strict=True) for line in (f"[1,0]<stdout>:{pair[0]}", f"[1,1]<stdout>:{pair[1]}")]
     (run,) = parse_lines(mixed)
-    assert run["complete"], run["missing"]
-    assert run["copies"] == 2 and run["passed_cases"] == 64
-    assert {item["writer"] for item in run["best"]} == {"1,0", "1,1"}
-    assert len(run["best"]) == 6
+    assert run.complete, run.missing
+    assert run.copies == 2 and run.passed_cases == 64
+    assert {item.writer for item in run.best} == {"1,0", "1,1"}
+    assert len(run.best) == 6
 
 
 def test_two_nodes_interleaved_without_prefixes() -> None:
     one, two = internode(base=40), internode(base=41)
     (run,) = parse_lines([line for pair in zip(one, two, strict=True) for line in pair])
-    assert run["complete"], run["missing"]
-    assert run["copies"] == 2
+    assert run.complete, run.missing
+    assert run.copies == 2
 
 
 @given(st.integers(0, 2**32))
@@ -105,19 +106,19 @@ def test_nodes_that_drift_apart_by_a_few_lines(seed: int) -> None:
             mixed += streams[node][:taken]
             del streams[node][:taken]
     (run,) = parse_lines(mixed)
-    assert run["complete"], run["missing"]
+    assert run.complete, run.missing
 
 
 def test_several_runs_in_a_file() -> None:
     runs = parse_lines([*internode("A", 2), "$ python3 tests/test_internode.py", *internode("B"), *internode("C")])
-    assert [run["format"] for run in runs] == ["A", "B", "C"]
-    assert all(run["complete"] for run in runs)
+    assert [run.format for run in runs] == ["A", "B", "C"]
+    assert all(run.complete for run in runs)
 
 
 def test_two_excerpts_of_best_lines_are_two_runs() -> None:
     best = [line for line in internode("A", 2) if "Best" in line]
     runs = parse_lines(["without binding:", *best, "with binding:", *best])
-    assert [len(run["best"]) for run in runs] == [3, 3]
+    assert [len(run.best) for run in runs] == [3, 3]
 
 
 def test_a_message_cut_in_two_is_joined() -> None:
@@ -126,14 +127,14 @@ def test_a_message_cut_in_two_is_joined() -> None:
     whole = lines[index]
     lines[index : index + 1] = [whole[:60], whole[60:]]
     (run,) = parse_lines(lines)
-    assert run["complete"], run["missing"]
+    assert run.complete, run.missing
 
 
 def test_passed_on_a_line_of_its_own() -> None:
     lines = [part for line in internode() for part in (line.split(" passed") if line.endswith("... passed") else [line])]
     lines = [" passed" if not part and number and lines[number - 1].endswith("...") else part for number, part in enumerate(lines)]
     (run,) = parse_lines(lines)
-    assert run["passed_cases"] == 32 and run["complete"]
+    assert run.passed_cases == 32 and run.complete
 
 
 def test_torn_numbers_are_not_numbers() -> None:
@@ -143,7 +144,7 @@ def test_torn_numbers_are_not_numbers() -> None:
     lines = internode()
     lines.insert(60, "[tuning] SMs 24, NVL chunk 4, RDMA chunk 8: 1.46 GB/s (NVL)")
     (run,) = parse_lines(lines)
-    assert not run["complete"] and "1 torn lines" in run["missing"]
+    assert not run.complete and "1 torn lines" in (run.missing or ())
 
 
 @pytest.mark.parametrize(
@@ -156,12 +157,12 @@ def test_torn_numbers_are_not_numbers() -> None:
 )
 def test_every_generation_of_low_latency_phases(line: str) -> None:
     (run,) = parse_lines([line])
-    assert run["send_recv_lines"] == 1
-    (kernel,) = run["low_latency_kernels"]
+    assert run.send_recv_lines == 1
+    (kernel,) = run.low_latency_kernels or ()
     if "+" in line:
-        assert (kernel["dispatch_send_us"], kernel["combine_recv_us"]) == (13.11, 10.98)
+        assert (kernel.dispatch_send_us, kernel.combine_recv_us) == (13.11, 10.98)
     else:
-        assert (kernel["dispatch_total_us"], kernel["dispatch_send_us"]) == (35.14, None)
+        assert (kernel.dispatch_total_us, kernel.dispatch_send_us) == (35.14, None)
 
 
 def low_latency(rank: int) -> list[str]:
@@ -176,18 +177,18 @@ def test_low_latency_log_per_rank_is_one_run(tmp_path: Path) -> None:
     for rank in range(16):
         (tmp_path / f"rank{rank}.log").write_text("\n".join(low_latency(rank)))
     (run,) = parse_paths([tmp_path])
-    assert run["complete"] and run["shape"]["ranks"] == 16
-    assert [item["rank"] for item in run["low_latency"]] == list(range(16))
+    assert run.complete and run.shape.ranks == 16
+    assert [item.rank for item in run.low_latency] == list(range(16))
 
 
 def test_low_latency_twice_is_two_runs() -> None:
     lines = [line for _ in range(2) for rank in range(8) for line in low_latency(rank)]
-    assert [run["complete"] for run in parse_lines(lines)] == [True, True]
+    assert [run.complete for run in parse_lines(lines)] == [True, True]
 
 
 def test_low_latency_without_a_rank_is_not_complete() -> None:
     (run,) = parse_lines([line for rank in (0, 1, 3) for line in low_latency(rank)])
-    assert not run["complete"] and "highest is 3" in run["missing"][0]
+    assert not run.complete and "highest is 3" in (run.missing or ("",))[0]
 
 
 def elastic(ranks: int, configurations: int) -> list[str]:
@@ -214,20 +215,20 @@ def elastic(ranks: int, configurations: int) -> list[str]:
 
 def test_elastic_ep() -> None:
     (run,) = parse_lines(elastic(16, 144))
-    assert run["test"] == "elastic_ep" and run["complete"], run["missing"]
-    assert run["shape"]["nodes"] == 2 and run["shape"]["sms"] == 12
-    best = {(item["op"], item["dtype"]): item for item in run["best"]}
-    assert best["dispatch", "fp8"]["rdma_gbps"] == 90 and "medians over 16 ranks" in best["dispatch", "fp8"]["statistic"]
-    assert best["dispatch", "bf16"]["rdma_gbps"] == 89
+    assert run.test == "elastic_ep" and run.complete, run.missing
+    assert run.shape.nodes == 2 and run.shape.extra["sms"] == 12
+    best = {(item.op, item.dtype): item for item in run.best}
+    assert best["dispatch", "fp8"].rdma_gbps == 90 and "medians over 16 ranks" in (best["dispatch", "fp8"].statistic or "")
+    assert best["dispatch", "bf16"].rdma_gbps == 89
 
 
 def test_elastic_ep_cut_short() -> None:
     (run,) = parse_lines(elastic(16, 144)[:-3])
-    assert not run["complete"]
+    assert not run.complete
     silent = [line for line in elastic(16, 144) if "EP:" not in line or "combine" not in line]
-    assert not parse_lines(silent)[0]["complete"]
+    assert not parse_lines(silent)[0].complete
     (run,) = parse_lines(elastic(16, 1))
-    assert "configurations: 1 of 144" in run["missing"]
+    assert run.missing and "configurations: 1 of 144" in run.missing
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_elastic_ep_cut_short() -> None:
 )
 def test_elastic_siblings(line: str, test: str, metric: dict[str, object]) -> None:
     (run,) = parse_lines(["Config:", line])
-    assert (run["test"], run["metrics"], run["complete"]) == (test, [metric], True)
+    assert (run.test, run.metrics, run.complete) == (test, (metric,), True)
 
 
 def test_intranode_without_fp8() -> None:
@@ -264,7 +265,7 @@ def test_intranode_without_fp8() -> None:
         comma = "," if "dispatch" in operation else ":"
         lines.append(f"[tuning] Best {operation}: SMs 24, NVL chunk 4{comma} 100.00 GB/s (NVL), t: 9.00 us")
     (run,) = parse_lines(lines)
-    assert run["complete"] and run["expected_cases"] == 16 and run["best"][0]["time_us"] == 9.0, run["missing"]
+    assert run.complete and run.expected_cases == 16 and run.best[0].time_us == 9.0, run.missing
 
 
 def intranode(dtypes: tuple[str, ...] = ("FP8", "BF16")) -> list[str]:
@@ -279,22 +280,22 @@ def intranode(dtypes: tuple[str, ...] = ("FP8", "BF16")) -> list[str]:
 
 def test_intranode_with_both_types() -> None:
     (run,) = parse_lines(intranode())
-    assert run["complete"] and run["passed_cases"] == 24, run["missing"]
-    assert [(item["op"], item["dtype"], item["nvl_gbps"]) for item in run["best"]] == [
+    assert run.complete and run.passed_cases == 24, run.missing
+    assert [(item.op, item.dtype, item.nvl_gbps) for item in run.best] == [
         ("dispatch", "fp8", 200.0),
         ("dispatch", "bf16", 201.0),
         ("combine", None, 300.0),
     ]
-    assert not parse_lines(intranode(("BF16",)))[0]["complete"]
+    assert not parse_lines(intranode(("BF16",)))[0].complete
 
 
 def all_ranks() -> list[str]:
     return [line for rank in range(8) for line in low_latency(rank)]
 
 
-def without_source(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_source(runs: list[Run]) -> list[Run]:
     """The runs without the name of the file that they were read from."""
-    return [{key: value for key, value in run.items() if key != "source"} for run in runs]
+    return [replace(run, source=None) for run in runs]
 
 
 KINDS: dict[str, Callable[[], list[str]]] = {
@@ -343,5 +344,5 @@ def test_any_text_in_between_is_survived(noise: list[str], seed: int) -> None:
     for text in noise:
         line = text.replace("[", "(").replace("\n", " ").replace("\r", " ").replace("passed", "")
         lines.insert(source.randrange(len(lines)), line)
-    (run,) = [run for run in parse_lines(lines) if run["test"] == "internode"]
-    assert run["complete"], run["missing"]
+    (run,) = [run for run in parse_lines(lines) if run.test == "internode"]
+    assert run.complete, run.missing

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from entrypoints.logs.parse import parse_lines
-from entrypoints.results.metrics import metrics
+from entrypoints.results.metrics import Metric, metrics
+from entrypoints.results.model import Run
 
 
-def figures(run: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [(best["op"], best["dtype"], best["rdma_gbps"], best["nvl_gbps"]) for best in run["best"]]
+def figures(run: Run) -> list[tuple[Any, ...]]:
+    return [(best.op, best.dtype, best.rdma_gbps, best.nvl_gbps) for best in run.best]
 
 
 def test_best_lines_in_the_order_of_their_author() -> None:
@@ -25,8 +26,8 @@ def test_best_lines_in_the_order_of_their_author() -> None:
 """.splitlines()
     two, four = parse_lines(lines)
     assert figures(two) == [("combine", None, 44.37, 145.16), ("dispatch", "bf16", 40.89, 133.78), ("dispatch", "fp8", 38.19, 124.92)]
-    assert [best["rdma_gbps"] for best in four["best"]] == [12.53, 12.27, 13.15]
-    assert not two["complete"]
+    assert [best.rdma_gbps for best in four.best] == [12.53, 12.27, 13.15]
+    assert not two.complete
 
 
 def test_both_tests_in_one_comment() -> None:
@@ -41,9 +42,9 @@ def test_both_tests_in_one_comment() -> None:
 [tuning] Best dispatch (BF16): SMs 24, NVL chunk 24, RDMA chunk 32: 21.00 GB/s (RDMA), 68.76 GB/s (NVL)
 [tuning] Best combine: SMs 24, NVL chunk 1, RDMA chunk 32: 22.66 GB/s (RDMA), 74.21 GB/s (NVL)""".splitlines()
     )
-    assert (intranode["test"], internode["test"]) == ("intranode", "internode")
-    assert [best["nvl_gbps"] for best in intranode["best"]] == [326.56, 344.45, 332.57]
-    assert [best["rdma_gbps"] for best in internode["best"]] == [17.77, 21.0, 22.66]
+    assert (intranode.test, internode.test) == ("intranode", "internode")
+    assert [best.nvl_gbps for best in intranode.best] == [326.56, 344.45, 332.57]
+    assert [best.rdma_gbps for best in internode.best] == [17.77, 21.0, 22.66]
 
 
 def test_figures_in_bold() -> None:
@@ -59,8 +60,8 @@ def test_format_b_of_another_library() -> None:
             "BW: 66.47 GB/s (RDMA), 217.43 GB/s (NVL)"
         ]
     )
-    (best,) = run["best"]
-    assert (run["format"], best["rdma_gbps"], best["transmit_us"], best["notify_us"]) == ("B", 66.47, 1760.0, 77.31)
+    (best,) = run.best
+    assert (run.format, best.rdma_gbps, best.transmit_us, best.notify_us) == ("B", 66.47, 1760.0, 77.31)
 
 
 def test_paddles_port_counts_twice_and_deepeps_figure_is_the_first() -> None:
@@ -74,12 +75,12 @@ def test_paddles_port_counts_twice_and_deepeps_figure_is_the_first() -> None:
     ]
     for form in (lines, [line.encode() for line in lines]):
         (run,) = parse_lines(form, sweep=True)
-        assert run["format"] == "Paddle"
-        assert [(best["rdma_gbps"], best["rdma_only_gbps"], best["time_us"]) for best in run["best"]] == [
+        assert run.format == "Paddle"
+        assert [(best.rdma_gbps, best.rdma_only_gbps, best.time_us) for best in run.best] == [
             (40.0, 20.0, 2200.0),
             (42.0, 21.0, 4100.0),
         ]
-        assert run["sweep"][0]["points"] == [[4, 8, 40.0, 130.0]]
+        assert run.sweep and run.sweep[0].points == ((4, 8, 40.0, 130.0),)
 
 
 def test_ascend_between_nodes() -> None:
@@ -92,11 +93,11 @@ server2
 [tuning] Dispatch (BF16) 38.12 GB/s (HCCS), 9.52 GB/s (RDMA), avg_t: 12302.28 us, notify_t: 3768.78 us
 [tuning] Combine 53.36 GB/s (HCCS), 13.33 GB/s (RDMA), avg_t: 8787.61 us""".splitlines()
     )
-    assert (first["test"], first["format"]) == ("internode", "Ascend")
+    assert (first.test, first.format) == ("internode", "Ascend")
     assert figures(first) == [("dispatch", "bf16", 8.8, 35.3), ("combine", None, 13.24, 52.56)]
-    assert (first["best"][0]["transmit_us"], first["best"][0]["notify_us"], first["best"][0]["link"]) == (13283.41, 2555.8, "HCCS")
+    assert (first.best[0].transmit_us, first.best[0].notify_us, first.best[0].link) == (13283.41, 2555.8, "HCCS")
     assert figures(second)[1] == ("combine", None, 13.33, 53.36)
-    assert not first["complete"]
+    assert not first.complete
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ server2
 )
 def test_ascend_on_one_node(line: str, expected: list[tuple[Any, ...]]) -> None:
     (run,) = parse_lines([line])
-    assert run["test"] == "intranode"
+    assert run.test == "intranode"
     assert figures(run) == expected
 
 
@@ -133,9 +134,9 @@ def test_kernels_alone_twice_are_two_runs() -> None:
     two = [line.replace("59.44", "61.99") for line in one]
     for form in (lambda text: text, str.encode):
         runs = parse_lines([form(line) for line in [*one, "", *two]])
-        assert [metrics(run)["combine", "total"] for run in runs] == [59.44, 61.99]
-        assert [len(run["low_latency_kernels"]) for run in runs] == [8, 8]
-        assert not runs[0]["complete"]
+        assert [metrics(run)[Metric("combine", None, "total")] for run in runs] == [59.44, 61.99]
+        assert [len(run.low_latency_kernels or ()) for run in runs] == [8, 8]
+        assert not runs[0].complete
 
 
 def test_ranks_in_columns() -> None:
@@ -145,7 +146,7 @@ def test_ranks_in_columns() -> None:
             "[rank 10] Dispatch send/recv time: 73.17 us  | Combine send/recv time: 124.84 us",
         ]
     )
-    assert [(entry["rank"], entry["dispatch_total_us"]) for entry in run["low_latency_kernels"]] == [(8, 85.14), (10, 73.17)]
+    assert [(entry.rank, entry.dispatch_total_us) for entry in run.low_latency_kernels or ()] == [(8, 85.14), (10, 73.17)]
 
 
 def test_elastic_lines_without_a_copy_or_a_mark() -> None:
@@ -157,9 +158,9 @@ def test_elastic_lines_without_a_copy_or_a_mark() -> None:
         ],
         sweep=True,
     )
-    assert run["best"][0]["rdma_gbps"] == 35.0
-    assert run["configurations"][0]["ranks"] == 2
-    assert run["configurations"][0]["copy_or_reduce_gbps"] is None
+    assert run.best[0].rdma_gbps == 35.0
+    (configuration,) = run.configurations or ()
+    assert (configuration["ranks"], configuration["copy_or_reduce_gbps"]) == (2, None)
 
 
 BESTS = (
@@ -180,7 +181,7 @@ def test_low_latency_figures_in_bold() -> None:
     (run,) = parse_lines(
         ["[rank 0] Dispatch bandwidth: 0.10 GB/s, avg_t=73857.00 us | Combine bandwidth: **1.24 GB/s,** avg_t=11727.00 us"]
     )
-    assert run["low_latency_kernels"][0]["combine_gbps"] == 1.24
+    assert run.low_latency_kernels and run.low_latency_kernels[0].combine_gbps == 1.24
 
 
 @pytest.mark.parametrize(
@@ -192,16 +193,16 @@ def test_words_of_another_program_cut_no_run(noise: str) -> None:
     config = "[config] num_tokens=4096, hidden=7168, num_topk_groups=2, num_topk=8"
     point = "[tuning] SMs 24, NVL chunk 36, RDMA chunk 24: 51.12 GB/s (RDMA), 95.21 GB/s (NVL)"
     (run,) = parse_lines([noise, config, noise, point, noise, *(line for best in BESTS for line in (best, noise))])
-    assert (run["test"], run["tuning_lines"], figures(run), run["shape"]["nodes"]) == ("internode", 1, FIGURES, 2)
+    assert (run.test, run.tuning_lines, figures(run), run.shape.nodes) == ("internode", 1, FIGURES, 2)
 
 
 def test_cases_without_a_config_line_belong_to_what_follows() -> None:
     """Both tests print the same cases, and ports' [config] lines have no num_topk_groups."""
     case = "[testing] Running with BF16, without top-k (async=False, previous=False) ... passed"
     (intranode,) = parse_lines([case, "[tuning] Best combine: SMs 24, NVL chunk 15: 355.45 GB/s (NVL), 442 us"])
-    assert (intranode["test"], intranode["passed_cases"], intranode["best"][0]["time_us"]) == ("intranode", 1, 442.0)
+    assert (intranode.test, intranode.passed_cases, intranode.best[0].time_us) == ("intranode", 1, 442.0)
     (internode,) = parse_lines(["[config] num_tokens=8, hidden=7168, num_topk=8, num_experts=64", case, *BESTS])
-    assert (internode["test"], internode["passed_cases"], internode["shape"]["num_experts"]) == ("internode", 1, 64)
+    assert (internode.test, internode.passed_cases, internode.shape.num_experts) == ("internode", 1, 64)
 
 
 @pytest.mark.parametrize("cut", (20, 34, 48, 62, 76))
@@ -218,7 +219,7 @@ def test_a_docker_log_file() -> None:
     lines = [f'{{"log":"\\u001b[32m{line}\\u001b[0m\\n","stream":"stdout","time":"2026-08-19T05:29:34.1Z"}}' for line in BESTS]
     (run,) = parse_lines([*lines, '{"log": 3}', '{"log":"cut'])
     assert figures(run) == FIGURES
-    assert "writer" not in run["best"][0]
+    assert run.best[0].writer is None
 
 
 def test_a_post_whose_first_line_lost_its_indent() -> None:
@@ -228,4 +229,4 @@ def test_a_post_whose_first_line_lost_its_indent() -> None:
             "* EP:   0/16 | dispatch: 35 GB/s (SO), 203 GB/s (SU), 864.688 us, 2 bytes",
         ]
     )
-    assert (run["test"], figures(run)) == ("elastic_ep", [("dispatch", "fp8", 35.0, 203.0)])
+    assert (run.test, figures(run)) == ("elastic_ep", [("dispatch", "fp8", 35.0, 203.0)])

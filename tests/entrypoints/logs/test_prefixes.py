@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,17 @@ def adrift(lines: list[list[str]], seed: int) -> list[str]:
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
 def test_three_nodes_are_one_complete_run(prefix: str, mix: Callable[[list[list[str]], int], list[str]], end: str) -> None:
     (run,) = parse_lines(mix(streams(prefix, 3, end), 7))
-    assert run["complete"], run["missing"]
-    assert (run["copies"], run["passed_cases"], run["shape"]["nodes"]) == (3, 72, 3)
-    assert sorted(best["rdma_gbps"] for best in run["best"]) == [40.0, 41.0, 42.0, 45.0, 46.0, 47.0, 50.0, 51.0, 52.0]
-    assert len({best["writer"] for best in run["best"]}) == 3
+    assert run.complete, run.missing
+    assert (run.copies, run.passed_cases, run.shape.nodes) == (3, 72, 3)
+    assert sorted(best.rdma_gbps or 0 for best in run.best) == [40.0, 41.0, 42.0, 45.0, 46.0, 47.0, 50.0, 51.0, 52.0]
+    assert len({best.writer for best in run.best}) == 3
 
 
 @pytest.mark.parametrize("prefix", ANONYMOUS.values(), ids=ANONYMOUS)
 def test_nodes_that_cannot_be_told_apart_are_copies(prefix: str) -> None:
     (run,) = parse_lines(in_turn(streams(prefix, 2), 0))
-    assert run["complete"], run["missing"]
-    assert run["copies"] == 2
+    assert run.complete, run.missing
+    assert run.copies == 2
 
 
 @pytest.mark.parametrize("prefix", [*PREFIXES.values(), *ANONYMOUS.values()], ids=[*PREFIXES, *ANONYMOUS])
@@ -109,8 +110,8 @@ def test_low_latency_keeps_its_own_ranks(prefix: str) -> None:
         for rank in range(16)
     ]
     (run,) = parse_lines(lines)
-    assert run["complete"], run["missing"]
-    assert [(entry["rank"], entry["dispatch_combine_gbps"]) for entry in run["low_latency"]] == [(n, 30.0 + n) for n in range(16)]
+    assert run.complete, run.missing
+    assert [(entry.rank, entry.dispatch_combine_gbps) for entry in run.low_latency] == [(n, 30.0 + n) for n in range(16)]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,5 @@ def test_blocks_of_a_file_give_what_its_lines_give(seed: int, tmp_path: Path) ->
     lines = mixture(seed)
     log = tmp_path / "run.log"
     log.write_text("\n".join(lines))
-    by_block = parse_paths([log], sweep=True)
-    for run in by_block:
-        del run["source"]
+    by_block = [replace(run, source=None) for run in parse_paths([log], sweep=True)]
     assert by_block == parse_lines(lines, sweep=True) == parse_lines([line.encode() for line in lines], sweep=True)

@@ -2,17 +2,20 @@
 
 import argparse
 import contextlib
+import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoints.errors import PreflightFailed, UsageError
-from entrypoints.launch.localrank import LocalRank, find_local_rank
 from entrypoints.nodes import sources
-from entrypoints.nodes.rendezvous import add_options, check_agreement, resolve
+from entrypoints.nodes.rendezvous import NodeFacts, add_options, check_agreement, resolve
+from entrypoints.nodes.sources import LocalRank, find_local_rank
 
 SLURM = {"SLURM_NODEID": "1", "SLURM_NNODES": "4", "SLURM_JOB_NODELIST": "n[01-03],gpu-7", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
 LWS = {"LWS_WORKER_INDEX": "1", "LWS_GROUP_SIZE": "2", "LWS_LEADER_ADDRESS": "bench-0.bench.ns"}
@@ -39,9 +42,9 @@ OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WOR
     ],
 )
 def test_schedulers(environ: dict[str, str], expected: tuple[int, int, str, int]) -> None:
-    found = resolve(None, environ)
-    assert (found.node_rank, found.nodes, found.master_addr, found.master_port) == expected
-    assert found.environment()["WORLD_SIZE"] == str(expected[1]), "DeepEP's WORLD_SIZE counts nodes"
+    rendezvous = resolve(None, environ)
+    assert (rendezvous.node_rank, rendezvous.nodes, rendezvous.master_addr, rendezvous.master_port) == expected
+    assert rendezvous.environment()["WORLD_SIZE"] == str(expected[1]), "DeepEP's WORLD_SIZE counts nodes"
 
 
 def test_flags_alone_and_beside_torchrun() -> None:
@@ -82,8 +85,9 @@ def test_flags_alone_and_beside_torchrun() -> None:
     ],
 )
 def test_contradictions_and_gaps(flags: dict[str, int], environ: dict[str, str], words: list[str]) -> None:
+    names = ("nodes", "node_rank", "master_addr", "master_port")
     with pytest.raises(UsageError) as caught:
-        resolve(flags, environ)
+        resolve(argparse.Namespace(**{name: flags.get(name) for name in names}), environ)
     assert caught.value.exit_code == 2
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
@@ -175,14 +179,22 @@ def test_launchers_that_contradict(environ: dict[str, str], ranks: int | None, w
         find_local_rank(environ, ranks)
 
 
-def facts(host: str, **changed: object) -> dict[str, object]:
-    return {"hostname": host, "lock": "sha256:aa", "ranks": 8, "rails": ["mlx5_0:1", "mlx5_1:1"], "workload": "deepep-v1", **changed}
+FACTS = NodeFacts(hostname="a", lock="sha256:aa", ranks=8, rails=["mlx5_0:1", "mlx5_1:1"], workload="deepep-v1")
+
+
+def other(host: str, **changed: Any) -> NodeFacts:
+    return replace(FACTS, hostname=host, **changed)
 
 
 def test_nodes_that_agree() -> None:
-    check_agreement([facts("a"), facts("b"), facts("c")])
-    check_agreement([{"hostname": "a"}, {"hostname": "b"}])
-    check_agreement([facts("a", lock=None, rails=[None]), facts("b", lock=None, rails=[None])])
+    check_agreement([FACTS, other("b"), other("c")])
+    check_agreement([NodeFacts(hostname="a"), NodeFacts(hostname="b")])
+    check_agreement([replace(FACTS, lock=None, rails=[None]), other("b", lock=None, rails=[None])])
+
+
+def test_facts_of_another_version_are_read_as_far_as_they_go() -> None:
+    assert NodeFacts.from_json(json.loads(json.dumps(asdict(FACTS)))) == FACTS
+    assert NodeFacts.from_json({"hostname": "a", "lock": "x", "of a later version": 1}) == NodeFacts(hostname="a", lock="x")
 
 
 @pytest.mark.parametrize(
@@ -192,16 +204,17 @@ def test_nodes_that_agree() -> None:
         ({"ranks": 4}, ["number of ranks", "node 1 (b) has 4", "the others 8"]),
         ({"rails": ["mlx5_1:1", "mlx5_0:1"]}, ["rail order", "node 1 (b) has mlx5_1:1,mlx5_0:1"]),
         ({"workload": "alltoall"}, ["workload", "node 1 (b) has alltoall"]),
+        ({"lock": None}, ["lock digest", "node 1 (b) has None"]),
         ({"hostname": "a"}, ["nodes 0, 1 all call themselves a", "NVSHMEM", "--hostname"]),
     ],
 )
-def test_the_node_that_differs_is_named(changed: dict[str, object], words: list[str]) -> None:
+def test_the_node_that_differs_is_named(changed: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(PreflightFailed) as caught:
-        check_agreement([facts("a"), {**facts("b"), **changed}, facts("c")])
+        check_agreement([FACTS, replace(other("b"), **changed), other("c")])
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_all_differences_are_told_at_once() -> None:
     with pytest.raises(PreflightFailed) as caught:
-        check_agreement([facts("a"), facts("a", ranks=4, lock="x")])
+        check_agreement([FACTS, other("a", ranks=4, lock="x")])
     assert all(word in str(caught.value) for word in ("lock digest", "number of ranks", "host name"))

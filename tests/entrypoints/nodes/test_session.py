@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import EPBoxError, RankFailed, TimedOut, UsageError
-from entrypoints.nodes import meeting
+from entrypoints.nodes import meeting, wire
 from entrypoints.nodes.meeting import Meeting
-from entrypoints.nodes.rendezvous import Rendezvous, Session, exchange
+from entrypoints.nodes.rendezvous import Rendezvous
+from entrypoints.nodes.session import Session
 from entrypoints.nodes.wire import Wire, WireClosed, tell
-from tests.entrypoints.launch.conftest import LONG_S, SOON_S, UP, Supervised, end_of, marked, wait_for
 from tests.helpers.patience import busy
+from tests.helpers.supervised import LONG_S, SOON_S, UP, Supervised, end_of, marked, wait_for
 
 Value = dict[str, Any]
 
@@ -39,6 +40,12 @@ def node(rank: int, nodes: int, port: int, host: str = "localhost", run: str = "
     return Rendezvous(rank, nodes, host, port, "test", run)
 
 
+def exchange(rendezvous: Rendezvous, facts: Value, timeout_s: float) -> list[Value]:
+    """Every node's facts in node rank order, over a connection that is closed again."""
+    with Session(rendezvous) as session:
+        return session.open(facts, timeout_s, list)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
 def test_all_nodes_get_all_facts_in_rank_order(pool: ThreadPoolExecutor, port: int, host: str) -> None:
     if host == "::1" and not socket.has_ipv6:
@@ -55,7 +62,7 @@ def test_a_late_master_is_waited_for_and_named(pool: ThreadPoolExecutor, port: i
     monkeypatch.setattr(meeting, "SAY_EVERY_S", 0.2)
     said: list[str] = []
     early = Session(node(1, 2, port), said.append)
-    future = pool.submit(early.open, {"n": 1}, busy(SOON_S))
+    future = pool.submit(early.open, {"n": 1}, busy(SOON_S), list)
     wait_for(lambda: len(said) > 0)
     assert exchange(node(0, 2, port), {"n": 0}, busy(SOON_S)) == [{"n": 0}, {"n": 1}]
     assert future.result() == [{"n": 0}, {"n": 1}]
@@ -83,7 +90,7 @@ def test_missing_nodes_are_named_to_everyone(pool: ThreadPoolExecutor, port: int
     monkeypatch.setattr(meeting, "time", clock)
     said: dict[int, list[str]] = {0: [], 2: []}
     sessions = {rank: Session(node(rank, 4, port), said[rank].append) for rank in said}
-    futures = {rank: pool.submit(sessions[rank].open, {}, limit) for rank in said}
+    futures: dict[int, Future[list[Value]]] = {rank: pool.submit(sessions[rank].open, {}, limit, list) for rank in said}
     wait_for(lambda: all("node 0 waits for node 1, 3" in "\n".join(lines) for lines in said.values()))
     late.set()
     for rank, future in futures.items():
@@ -146,8 +153,8 @@ def test_nodes_that_count_differently(pool: ThreadPoolExecutor, port: int) -> No
 def test_a_restarted_node_takes_its_place(pool: ThreadPoolExecutor, port: int) -> None:
     master = pool.submit(exchange, node(0, 3, port), {"n": 0}, busy(SOON_S))
     first = Session(node(1, 3, port))
-    Meeting(first.rendezvous, first.report, first.token, first.peers, first.names).join(time.monotonic() + busy(SOON_S), busy(SOON_S))
-    tell(first.peers[0], {"value": {"n": "dies"}})
+    Meeting(first.rendezvous, first.report, first.token, first.peers).join(time.monotonic() + busy(SOON_S), busy(SOON_S))
+    tell(first.peers[0].wire, wire.Contribution({"n": "dies"}))
     first.close()
     others = [pool.submit(exchange, node(rank, 3, port), {"n": rank}, busy(SOON_S)) for rank in (1, 2)]
     assert master.result() == [{"n": 0}, {"n": 1}, {"n": 2}]
@@ -156,7 +163,7 @@ def test_a_restarted_node_takes_its_place(pool: ThreadPoolExecutor, port: int) -
 
 def pair(pool: ThreadPoolExecutor, port: int) -> tuple[Session, Session]:
     sessions = Session(node(0, 2, port)), Session(node(1, 2, port))
-    futures = [pool.submit(each.open, {}, busy(SOON_S)) for each in sessions]
+    futures: list[Future[list[Value]]] = [pool.submit(session.open, {}, busy(SOON_S), list) for session in sessions]
     for future in futures:
         future.result()
     return sessions
@@ -165,10 +172,10 @@ def pair(pool: ThreadPoolExecutor, port: int) -> tuple[Session, Session]:
 def test_results_are_gathered_and_large(pool: ThreadPoolExecutor, port: int) -> None:
     sessions = pair(pool, port)
     big = {"log": "x" * 3_000_000}
-    futures: list[Future[list[Value]]] = [pool.submit(each.gather, big, busy(SOON_S)) for each in sessions]
+    futures: list[Future[list[Value]]] = [pool.submit(session.gather, big, busy(SOON_S), list) for session in sessions]
     assert [future.result() for future in futures] == [[big, big]] * 2
-    for each in sessions:
-        each.close()
+    for session in sessions:
+        session.close()
 
 
 def test_a_lost_node_is_noticed(pool: ThreadPoolExecutor, port: int) -> None:
@@ -176,8 +183,8 @@ def test_a_lost_node_is_noticed(pool: ThreadPoolExecutor, port: int) -> None:
     assert first.lost() is None and second.lost() is None
     second.close()
     wait_for(lambda: first.lost() is not None)
-    cause, code = first.lost() or ("", 0)
-    assert "node 1" in cause and "is gone" in cause and code == 4
+    lost = first.lost()
+    assert lost is not None and "node 1" in lost.abort and "is gone" in lost.abort and lost.exit_code == 4
     first.close()
 
 
@@ -186,24 +193,25 @@ def test_a_node_that_leaves_before_its_results(pool: ThreadPoolExecutor, port: i
     sessions = pair(pool, port)
     sessions[leaver].close()
     with pytest.raises(RankFailed, match=f"node {leaver} .* is gone"):
-        sessions[1 - leaver].gather({}, busy(SOON_S))
+        sessions[1 - leaver].gather({}, busy(SOON_S), list)
     sessions[1 - leaver].close()
 
 
 def test_a_silent_node_ends_the_gathering_in_bounded_time(pool: ThreadPoolExecutor, port: int) -> None:
     sessions = pair(pool, port)
     with pytest.raises(TimedOut, match=r"node 1 .* did not answer within 0.3 s"):
-        sessions[0].gather({}, 0.3)
-    for each in sessions:
-        each.close()
+        sessions[0].gather({}, 0.3, list)
+    for session in sessions:
+        session.close()
 
 
 def test_after_a_failure_what_there_is_can_be_gathered(pool: ThreadPoolExecutor, port: int) -> None:
     first, second = pair(pool, port)
     second.abort("rank 9 exited with code 1")
     wait_for(lambda: first.lost() is not None)
-    assert "rank 9 exited with code 1" in (first.lost() or ("",))[0]
-    futures = [pool.submit(each.gather, {"n": i}, busy(SOON_S)) for i, each in enumerate((first, second))]
+    lost = first.lost()
+    assert lost is not None and "rank 9 exited with code 1" in lost.abort
+    futures = [pool.submit(session.gather, {"n": i}, busy(SOON_S), list) for i, session in enumerate((first, second))]
     assert [future.result() for future in futures] == [[{"n": 0}, {"n": 1}]] * 2
     first.close()
     second.close()
@@ -243,8 +251,8 @@ def test_a_rank_that_dies_on_one_node_is_named_on_all(supervised: Supervised, po
     dies = "import os, sys, time\nif os.environ['EPBOX_RANK'] == '3':\n"
     dies += f"    while not {others}: time.sleep(0.02)\n    sys.exit(9)\ntime.sleep({LONG_S})"
     outcomes = [json.loads(end_of(run, 2 * SOON_S)[0]) for run in fleet(supervised, port, [IDLE, dies, IDLE])]
-    assert [each["exit_code"] for each in outcomes] == [4, 4, 4]
-    assert all("rank 3 " in each["cause"] and "code 9" in each["cause"] for each in outcomes), outcomes
+    assert [outcome["exit_code"] for outcome in outcomes] == [4, 4, 4]
+    assert all("rank 3 " in outcome["cause"] and "code 9" in outcome["cause"] for outcome in outcomes), outcomes
 
 
 def test_a_node_is_not_hung_while_another_one_prints(supervised: Supervised, port: int) -> None:
@@ -254,26 +262,69 @@ def test_a_node_is_not_hung_while_another_one_prints(supervised: Supervised, por
     silent = f"import os, time; time.sleep({1.25 * silence}); {UP}"
     runs = fleet(supervised, port, [silent, speaks, silent], timeout_s=silence)
     outcomes = [json.loads(end_of(run, 2 * SOON_S)[0]) for run in runs]
-    assert [each["exit_code"] for each in outcomes] == [0, 0, 0], outcomes
+    assert [outcome["exit_code"] for outcome in outcomes] == [0, 0, 0], outcomes
 
 
 def test_silence_of_all_nodes_is_a_hang(supervised: Supervised, port: int) -> None:
     speaks = f"import time; print('step'); time.sleep({LONG_S})"
     outcomes = [json.loads(end_of(run, 2 * SOON_S)[0]) for run in fleet(supervised, port, [IDLE, speaks], timeout_s=1.0)]
-    assert [each["exit_code"] for each in outcomes] == [5, 5], outcomes
-    assert all("no output of any rank for 1 s" in each["cause"] for each in outcomes)
+    assert [outcome["exit_code"] for outcome in outcomes] == [5, 5], outcomes
+    assert all("no output of any rank for 1 s" in outcome["cause"] for outcome in outcomes)
+
+
+MESSAGES = (
+    wire.Greeting("epbox.session/1", "run", 1, 2, "host/1/ab"),
+    wire.Welcome("host/0/cd"),
+    wire.Busy("later"),
+    wire.Fatal("never"),
+    wire.Note("for people"),
+    wire.Beat(3),
+    wire.Abort("why", 5),
+    wire.Contribution({"n": [1, None]}),
+    wire.Contribution(None),
+    wire.Everything({"all": {"value": 1}}),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=repr)
+def test_a_message_is_read_as_it_was_written(message: wire.Message) -> None:
+    line = wire.encode(message)
+    assert line.endswith(b"\n") and wire.decode(line) == message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"GET / HTTP/1.1",
+        b"\xff\xfe",
+        b"[1]",
+        b"{}",
+        b'{"other": 1}',
+        b'{"abort": "why"}',
+        b'{"abort": "why", "exit_code": "4"}',
+        b'{"abort": "why", "exit_code": true}',
+        b'{"beat": null}',
+        b'{"epbox": "epbox.session/1", "run": "", "node_rank": "1", "nodes": 2, "token": "x"}',
+        b'{"value": 1',
+        b"[" * 60_000,
+    ],
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(WireClosed, match="does not speak this protocol"):
+        wire.decode(line)
 
 
 def test_last_words_are_read_even_from_a_node_that_reset_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = Wire(socket.create_connection(server.getsockname()))
         theirs, _ = server.accept()
-    theirs.sendall(b'{"abort": "why"}\n')
-    ours.send({"never": "read"})
+    theirs.sendall(b'{"abort": "why", "exit_code": 4}\n')
+    ours.send(wire.Note("never read"))
     wait_for(lambda: bool(select.select([theirs], [], [], 0)[0]))
     theirs.close()  # with data unread: the kernel answers by a reset
     wait_for(lambda: not ours.alive())
-    assert ours.receive(time.monotonic() + SOON_S) == {"abort": "why"}
+    assert ours.receive(time.monotonic() + SOON_S) == wire.Abort("why", 4)
     with pytest.raises(WireClosed):
         ours.receive(time.monotonic() + SOON_S)
     ours.close()
@@ -298,12 +349,12 @@ def test_a_digest_reaches_every_node_in_place_of_all_objects(pool: ThreadPoolExe
         return {"sum": sum(value["n"] for value in values)}
 
     sessions = pair(pool, port)
-    futures = [pool.submit(each.gather, {"n": 10 + i}, busy(SOON_S), digest) for i, each in enumerate(sessions)]
+    futures = [pool.submit(session.gather, {"n": 10 + i}, busy(SOON_S), digest) for i, session in enumerate(sessions)]
     assert [future.result() for future in futures] == [{"sum": 21}] * 2
     assert seen == [{"n": 10}, {"n": 11}], "made once, by node 0"
     assert Session(node(0, 1, port)).gather({"n": 5}, 0.1, digest) == {"sum": 5}
-    for each in sessions:
-        each.close()
+    for session in sessions:
+        session.close()
 
 
 def test_other_nodes_wait_for_the_end_of_node_0_and_not_longer(pool: ThreadPoolExecutor, port: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoints.placement.assignment import assign
+from entrypoints.placement.hca import assign
 
 
 @st.composite

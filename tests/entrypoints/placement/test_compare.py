@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 
-from entrypoints.placement import others
-from entrypoints.placement.compare import Comparison, Rule, compare, compare_table
+from entrypoints.placement.compare import Rule, compare, compare_table, nccl
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology.model import Gpu, Topology
 from tests.helpers.placing import machine, nic, port, posted, rails
 
 
 def compared(topology: Topology) -> dict[str, Rule]:
-    return {rule.name: rule for rule in compare(topology, make_plan(topology, PlanOptions(environ={}))).rules}
+    return {rule.name: rule for rule in compare(topology, make_plan(topology, PlanOptions(environ={})))}
 
 
 def indices(rule: Rule) -> list[int]:
@@ -60,7 +59,7 @@ def test_nccl_on_dgx_a100_and_on_four_nics() -> None:
     hcas = tuple(nic(f"mlx5_{i}", node=0) for i in range(4))
     host = replace(machine(1), gpus=gpus, hcas=hcas)
     levels = {(g.index, h.label): "NODE" for g in gpus for h in hcas}
-    assert [h.name for h in others.nccl(host, gpus, levels) if h] == [f"mlx5_{i}" for i in (0, 2, 1, 3, 0, 2, 1, 3)]
+    assert [h.name for h in nccl(host, gpus, levels) if h] == [f"mlx5_{i}" for i in (0, 2, 1, 3, 0, 2, 1, 3)]
     rule = compared(posted("h20-nic5-137"))["nccl"]
     assert [cell.hca for cell in rule.cells][:4] == ["NIC0", "NIC0", "NIC1", "NIC0"]
     assert rule.cells[1].loses and rule.cells[3].loses
@@ -92,5 +91,6 @@ def test_torchrun_node_shares_the_node_and_takes_unknown_for_zero() -> None:
 
 def test_hosts_without_gpus_compare_nothing() -> None:
     host = machine()
-    assert compare_table(compare(host, make_plan(host, PlanOptions(environ={})))).startswith("compare\n  nothing")
-    assert compare(host, make_plan(host, PlanOptions(environ={}))) == Comparison(make_plan(host, PlanOptions(environ={})))
+    plan = make_plan(host, PlanOptions(environ={}))
+    assert compare(host, plan) == []
+    assert compare_table(plan, []).startswith("compare\n  nothing")

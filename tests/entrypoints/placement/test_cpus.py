@@ -6,8 +6,7 @@ import pytest
 
 from entrypoints.cpulist import format_list
 from entrypoints.errors import NoPlan, UsageError
-from entrypoints.placement.cpus import split
-from entrypoints.placement.memory import policy_for
+from entrypoints.placement.cpus import policy_for, split
 from entrypoints.topology.model import Allowed, Cpu, NumaNode, Topology
 from tests.helpers.placing import machine
 

@@ -66,7 +66,13 @@ def test_gid_index_is_roce_v2_over_ipv4() -> None:
     assert "NVSHMEM_IB_GID_INDEX" not in made.ranks[0].env
     assert warned(made, "no routable RoCE v2 GID (is eth1 up")
     assert "NVSHMEM_IB_GID_INDEX" not in plan(roce()).ranks[0].env, "an unknown table gives no index"
-    assert roce_gid(Port(1, gids=(Gid(0, "garbage", "RoCE v2"),))) is not None
+
+
+@pytest.mark.parametrize("unknown", [Gid(0, "garbage", "RoCE v2"), Gid(0, V2.gid, None), Gid(0, "", "RoCE v2")])
+def test_a_gid_of_unknown_type_or_address_gives_no_index_and_no_warning(unknown: Gid) -> None:
+    assert roce_gid(Port(1, gids=(LINK, unknown))) is None
+    made = plan(roce(LINK, unknown))
+    assert "NVSHMEM_IB_GID_INDEX" not in made.ranks[0].env and not warned(made, "GID")
 
 
 def test_infiniband_needs_no_gid_index() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoints.errors import EPBoxError
-from entrypoints.placement import formats
+from entrypoints.placement import model
 from entrypoints.placement.compare import compare, compare_table
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology.model import LEVELS, Allowed, Cpu, Gid, Gpu, Hca, NumaNode, Port, Topology
@@ -66,6 +66,6 @@ def test_any_host_and_any_environment(topology: Topology, environ: dict[str, str
         assert str(error)
         return
     assert plan.to_json()["ranks"]
-    for text in (formats.plan_table(plan), formats.env_text(plan, None), formats.numactl_text(plan), formats.rankfile_text(plan)):
+    for text in (model.plan_table(plan), model.env_text(plan, None), model.numactl_text(plan), model.rankfile_text(plan)):
         assert text
-    assert compare_table(compare(topology, plan))
+    assert compare_table(plan, compare(topology, plan))

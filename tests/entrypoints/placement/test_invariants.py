@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoints.errors import NoPlan
-from entrypoints.placement.distance import levels_of
+from entrypoints.placement.devices import levels_of
 from entrypoints.placement.hca import LEVEL_RANK, capacity, match
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology.model import LEVELS, Allowed, Gpu, Topology
@@ -64,7 +64,7 @@ def test_cpus_are_disjoint_and_allowed(host: Topology, ranks: int) -> None:
 @settings(max_examples=80, deadline=None)
 def test_load_stays_within_capacity(host: Topology) -> None:
     plan = make_plan(host, BARE)
-    rails = plan.host["rails"]
+    rails = plan.host.rails
     if rails and host.gpus:
         loads = Counter(rank.hca for rank in plan.ranks)
         assert None not in loads
@@ -102,7 +102,7 @@ def test_no_other_map_has_fewer_far_pairs(gpu_count: int, hca_count: int, data: 
         counts = [ranks.count(rank) for rank in sorted(LEVEL_RANK.values(), reverse=True) if rank]
         return counts, sum(load * load for load in Counter(chosen).values())
 
-    ours = match(host, gpus, hcas, levels_of(host, gpus, hcas))
+    ours = match(host, gpus, hcas, levels_of(host, gpus))
     chosen = [hcas.index(ours[gpu.index]) for gpu in gpus]
     allowed = [m for m in itertools.product(range(hca_count), repeat=gpu_count) if max(Counter(m).values()) <= room]
     assert badness(chosen) == min(badness(m) for m in allowed)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import jsonschema
 import pytest
 
 from entrypoints.__main__ import main
+from entrypoints.placement.model import Plan
+from entrypoints.placement.plan import PlanOptions, make_plan
+from entrypoints.topology import load
 from entrypoints.topology.document import to_document
 from entrypoints.topology.sysfs import read_sysfs
 from tests.helpers import sysfs_tree
@@ -125,7 +129,7 @@ def test_env_of_one_rank_and_of_all(roots: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_env_is_shell_safe() -> None:
-    from entrypoints.placement.formats import exports
+    from entrypoints.placement.model import exports
 
     nasty = {"A": 'it\'s $(touch x) `y` "z" \\ ;&|\n#', "B": "", "C": "=mlx5_0:1,mlx5_1:1"}
     got = shell(exports(nasty))
@@ -210,3 +214,10 @@ def test_live_host_has_a_plan() -> None:
     document = json.loads(done.stdout)
     jsonschema.validate(document, SCHEMA)
     assert document["ranks"][0]["cpus"]
+
+
+@pytest.mark.parametrize("name", sysfs_tree.PRESETS)
+def test_the_document_reads_back_as_the_plan(roots: Path, name: str) -> None:
+    plan = make_plan(load(str(roots / name)), PlanOptions(environ={}))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == replace(plan, ranks=tuple(replace(rank, env={}) for rank in plan.ranks))

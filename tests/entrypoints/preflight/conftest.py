@@ -16,7 +16,6 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine turns no check into "no answer"; tests of the bounds give their own."""
     monkeypatch.setattr(run, "TOTAL_S", 120.0)
-    monkeypatch.setattr(run, "ONE_S", 60.0)
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from entrypoints.preflight import active
-from entrypoints.preflight.active import judge, loader, loopback
-from entrypoints.preflight.active.child import Outcome, parse_records, run_command, run_module
+from entrypoints.preflight.active import cuda, loader, loopback, probes, verbs
+from entrypoints.preflight.active.child import DIED, Outcome, parse_records, run_command, run_module
 from entrypoints.preflight.active.loopback import Loop
-from entrypoints.preflight.model import Answer, not_run
+from entrypoints.preflight.model import Answer, Library, not_run
 from tests.helpers.fake_host import FakeHost
 from tests.helpers.patience import busy
 
@@ -23,7 +22,7 @@ DEVICE: dict[str, Any] = {
     "opened": True,
     "firmware": "28.39.1002",
     "atomics": "HCA",
-    "ports": [{"port": 1, "state": "ACTIVE", "active_mtu": 4096, "max_mtu": 4096, "gids": {"3": "::ffff:10.0.0.1"}}],
+    "ports": [{"port": 1, "state": "ACTIVE", "active_mtu": 4096, "max_mtu": 4096}],
     "registered": 64 << 20,
 }
 GPU: dict[str, Any] = {
@@ -37,8 +36,8 @@ GPU: dict[str, Any] = {
 SECOND = {**GPU, "index": 1}
 IMPORTED: dict[str, Any] = {
     "modules": {"torch": {"version": "2.11.0"}, "deep_ep": {"version": "1.2.1"}},
-    "libraries": {"libnvshmem_host": ["/a/libnvshmem_host.so.3"], "libnccl": ["/a/libnccl.so.2"]},
-    "versions": {"/a/libnccl.so.2": "2.28.9", "/a/libnvshmem_host.so.3": "3.4.5"},
+    "libraries": {"libnvshmem_host": ["/a/libnvshmem_host.so.3.4.5"], "libnccl": ["/a/libnccl.so.2.28.9"]},
+    "versions": {"/a/libnccl.so.2.28.9": "2.28.9", "/a/libnvshmem_host.so.3.4.5": "3.4.5"},
 }
 
 
@@ -49,62 +48,63 @@ def port(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("answer", "expected", "word"),
     [
-        (judge.opening([DEVICE]), "PASS", "mlx5_0 firmware"),
-        (judge.opening([DEVICE, {"device": "mlx5_1", "opened": False, "error": "permission denied"}]), "FAIL", "mlx5_1: permission denied"),
-        (judge.atomics([DEVICE]), "PASS", "HCA"),
-        (judge.atomics([{**DEVICE, "atomics": "none"}]), "FAIL", "mlx5_0"),
-        (judge.atomics([DEVICE, {**DEVICE, "device": "mlx5_an0", "atomics": "none"}]), "WARN", "mlx5_an0"),
-        (judge.atomics([{"device": "mlx5_0", "opened": False}]), "NOT_RUN", "no device"),
-        (judge.registration([DEVICE]), "PASS", "64 MiB"),
+        (verbs.opening([DEVICE]), "PASS", "mlx5_0 firmware"),
+        (verbs.opening([DEVICE, {"device": "mlx5_1", "opened": False, "error": "permission denied"}]), "FAIL", "mlx5_1: permission denied"),
+        (verbs.atomics([DEVICE]), "PASS", "HCA"),
+        (verbs.atomics([{**DEVICE, "atomics": "none"}]), "FAIL", "mlx5_0"),
+        (verbs.atomics([DEVICE, {**DEVICE, "device": "mlx5_an0", "atomics": "none"}]), "WARN", "mlx5_an0"),
+        (verbs.atomics([{"device": "mlx5_0", "opened": False}]), "NOT_RUN", "no device"),
+        (verbs.registration([DEVICE]), "PASS", "64 MiB"),
         (
-            judge.registration([{**DEVICE, "registered": 0, "register_error": "ibv_reg_mr of 64 MiB: cannot allocate memory"}]),
+            verbs.registration([{**DEVICE, "registered": 0, "register_error": "ibv_reg_mr of 64 MiB: cannot allocate memory"}]),
             "FAIL",
             "ibv_reg_mr",
         ),
-        (judge.registration([]), "NOT_RUN", "no device"),
-        (judge.mtu([DEVICE]), "PASS", "mlx5_0:1 4096"),
-        (judge.mtu([DEVICE, {**DEVICE, "device": "mlx5_1", "ports": [port(active_mtu=1024)]}]), "WARN", "differs"),
-        (judge.mtu([{**DEVICE, "ports": [port(active_mtu=1024)]}]), "WARN", "could carry 4096"),
-        (judge.mtu([{**DEVICE, "ports": [port(state="DOWN")]}]), "NOT_RUN", "no active port"),
-        (judge.loopback([Loop("mlx5_0", "ib_write_bw", 391.2)]), "PASS", "391 Gb/s"),
-        (judge.loopback([Loop("mlx5_0", "ibv_rc_pingpong", None, "Failed to modify QP to RTR")]), "FAIL", "RTR"),
-        (judge.loopback([]), "NOT_RUN", "no active port"),
-        (judge.dma_buf([GPU]), "PASS", "1 GPUs"),
-        (judge.dma_buf([GPU, {**SECOND, "dma_buf": False}]), "WARN", "GPU 1"),
-        (judge.dma_buf([{**GPU, "dma_buf": None}]), "NOT_RUN", "does not tell"),
-        (judge.peers([GPU, SECOND]), "PASS", "2 GPUs"),
-        (judge.peers([GPU, {**SECOND, "peers": [False, True]}]), "FAIL", "1-0"),
-        (judge.peers([{**GPU, "peers": [True]}]), "PASS", "one GPU"),
-        (judge.peers([]), "NOT_RUN", "no GPU"),
-        (judge.copies([GPU, SECOND]), "PASS", "far cores 41, 40.2"),
-        (judge.copies([GPU, {**SECOND, "near": {"h2d": 12.1, "d2h": 12.9, "cpus": 8}}]), "WARN", "h2d of GPU1"),
-        (judge.copies([{"index": 0, "error": "cuMemHostAlloc: CUDA_ERROR_OUT_OF_MEMORY (2)"}]), "FAIL", "OUT_OF_MEMORY"),
-        (judge.copies([]), "NOT_RUN", "no GPU"),
-        (judge.identity(IMPORTED), "PASS", "2.28.9"),
+        (verbs.registration([]), "NOT_RUN", "no device"),
+        (verbs.mtu([DEVICE]), "PASS", "mlx5_0:1 4096"),
+        (verbs.mtu([DEVICE, {**DEVICE, "device": "mlx5_1", "ports": [port(active_mtu=1024)]}]), "WARN", "differs"),
+        (verbs.mtu([{**DEVICE, "ports": [port(active_mtu=1024)]}]), "WARN", "could carry 4096"),
+        (verbs.mtu([{**DEVICE, "ports": [port(state="DOWN")]}]), "NOT_RUN", "no active port"),
+        (loopback.reached([Loop("mlx5_0", "ib_write_bw", 391.2)]), "PASS", "391 Gb/s"),
+        (loopback.reached([Loop("mlx5_0", "ibv_rc_pingpong", None, "Failed to modify QP to RTR")]), "FAIL", "RTR"),
+        (loopback.reached([]), "NOT_RUN", "no active port"),
+        (cuda.dma_buf([GPU]), "PASS", "1 GPUs"),
+        (cuda.dma_buf([GPU, {**SECOND, "dma_buf": False}]), "WARN", "GPU 1"),
+        (cuda.dma_buf([{**GPU, "dma_buf": None}]), "NOT_RUN", "does not tell"),
+        (cuda.dma_buf([GPU, {**SECOND, "dma_buf": None}]), "NOT_RUN", "does not tell"),
+        (cuda.peers([GPU, SECOND]), "PASS", "2 GPUs"),
+        (cuda.peers([GPU, {**SECOND, "peers": [False, True]}]), "FAIL", "1-0"),
+        (cuda.peers([{**GPU, "peers": [True]}]), "PASS", "one GPU"),
+        (cuda.peers([]), "NOT_RUN", "no GPU"),
+        (cuda.copies([GPU, SECOND]), "PASS", "far cores 41, 40.2"),
+        (cuda.copies([GPU, {**SECOND, "near": {"h2d": 12.1, "d2h": 12.9, "cpus": 8}}]), "WARN", "h2d of GPU1"),
+        (cuda.copies([{"index": 0, "error": "cuMemHostAlloc: CUDA_ERROR_OUT_OF_MEMORY (2)"}]), "FAIL", "OUT_OF_MEMORY"),
+        (cuda.copies([]), "NOT_RUN", "no GPU"),
+        (loader.identity(IMPORTED), "PASS", "2.28.9"),
         (
-            judge.identity({**IMPORTED, "libraries": {"libnvshmem_host": ["/a/libnvshmem_host.so.3", "/b/libnvshmem_host.so.3"]}}),
+            loader.identity({**IMPORTED, "libraries": {"libnvshmem_host": ["/a/libnvshmem_host.so.3", "/b/libnvshmem_host.so.3"]}}),
             "FAIL",
             "two copies",
         ),
         (
-            judge.identity({**IMPORTED, "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ImportError: undefined symbol: x"}}}),
+            loader.identity({**IMPORTED, "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ImportError: undefined symbol: x"}}}),
             "FAIL",
             "undefined symbol",
         ),
         (
-            judge.identity({**IMPORTED, "modules": {"torch": {"error": "ModuleNotFoundError: No module named 'torch'"}}}),
+            loader.identity({**IMPORTED, "modules": {"torch": {"error": "ModuleNotFoundError: No module named 'torch'"}}}),
             "NOT_RUN",
             "not installed",
         ),
         (
-            judge.identity(
+            loader.identity(
                 {**IMPORTED, "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ModuleNotFoundError: No module named 'deep_ep'"}}}
             ),
             "WARN",
             "deep_ep not installed",
         ),
         (
-            judge.identity(
+            loader.identity(
                 {
                     **IMPORTED,
                     "modules": {"torch": {"version": "2"}, "deep_ep": {"error": "ModuleNotFoundError: No module named 'deep_ep'"}},
@@ -114,8 +114,8 @@ def port(**changes: Any) -> dict[str, Any]:
             "FAIL",
             "/b/libnccl.so.2",
         ),
-        (judge.transport([{"file": "/a/nvshmem_transport_ibgda.so.3", "loaded": True}]), "PASS", "ibgda"),
-        (judge.transport([{"file": "/a/x.so.3", "error": "libmlx5.so.1: cannot open"}]), "FAIL", "libmlx5"),
+        (loader.transport([{"file": "/a/nvshmem_transport_ibgda.so.3", "loaded": True}]), "PASS", "ibgda"),
+        (loader.transport([{"file": "/a/x.so.3", "error": "libmlx5.so.1: cannot open"}]), "FAIL", "libmlx5"),
     ],
 )
 def test_judges(answer: Answer, expected: str, word: str) -> None:
@@ -125,11 +125,11 @@ def test_judges(answer: Answer, expected: str, word: str) -> None:
 
 
 def test_a_child_that_died_is_a_failure_and_one_without_means_is_not_run() -> None:
-    assert judge.broken(Outcome((), "killed by SIGSEGV"), "libcuda") == Answer("FAIL", "libcuda died: killed by SIGSEGV", judge.DIED)
-    unavailable = judge.broken(Outcome(({"unavailable": "no libcuda.so.1"},)), "libcuda")
+    assert Outcome((), "killed by SIGSEGV").broken("libcuda") == Answer("FAIL", "libcuda died: killed by SIGSEGV", DIED)
+    unavailable = Outcome(({"unavailable": "no libcuda.so.1"},)).broken("libcuda")
     assert unavailable is not None
     assert unavailable.status == "NOT_RUN"
-    assert judge.broken(Outcome(({"index": 0},)), "libcuda") is None
+    assert Outcome(({"index": 0},)).broken("libcuda") is None
 
 
 def test_a_crash_a_hang_and_a_missing_program_are_told_apart() -> None:
@@ -172,13 +172,13 @@ def is_alive(process: Path) -> bool:
 def test_without_a_driver_the_cuda_child_says_so() -> None:
     outcome = run_module("cuda", ("[]",), timeout_s=120)
     assert outcome.failure == ""
-    assert outcome.reason
+    assert "unavailable" in outcome.records[0]
 
 
 def test_the_verbs_child_answers_without_devices() -> None:
     outcome = run_module("verbs", (str(1 << 20), "no_such_device"), timeout_s=120)
     assert outcome.failure == ""
-    assert outcome.reason or outcome.records == ()
+    assert outcome.records == () or "unavailable" in outcome.records[0]
 
 
 def test_import_errors_are_in_the_childs_answer(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_import_errors_are_in_the_childs_answer(tmp_path: Path) -> None:
 def test_an_import_that_kills_the_process_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "killer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
     outcome = run_module("loader", ("import", "killer"), timeout_s=120, environ={"PYTHONPATH": str(tmp_path)})
-    answer = judge.broken(outcome, "import killer")
+    answer = outcome.broken("import killer")
     assert answer is not None
     assert (answer.status, "SIGSEGV" in answer.evidence) == ("FAIL", True)
 
@@ -203,7 +203,7 @@ def test_an_import_that_kills_the_process_is_a_finding(tmp_path: Path) -> None:
 def test_dlopen_of_a_broken_library(tmp_path: Path) -> None:
     (tmp_path / "nvshmem_transport_ibgda.so.3").write_text("not a library")
     (record,) = run_module("loader", ("dlopen", str(tmp_path / "nvshmem_transport_ibgda.so.3")), timeout_s=120).records
-    assert judge.transport([record]).status == "FAIL"
+    assert loader.transport([record]).status == "FAIL"
 
 
 def test_two_copies_are_seen_in_maps() -> None:
@@ -279,7 +279,7 @@ def test_a_loopback_that_fails_or_hangs_ends_in_time(tmp_path: Path, monkeypatch
 
 
 def test_near_and_far_cores_of_each_gpu(fake: FakeHost) -> None:
-    sets = active.near_and_far(fake.host())
+    sets = probes.near_and_far(fake.host())
     assert len(sets) == 8
     assert sets[0] == {"pci": "0000:12:00.0", "near": list(range(8)), "far": list(range(8, 16))}
     assert sets[7]["near"] == list(range(8, 16))
@@ -289,10 +289,14 @@ def test_near_and_far_cores_of_each_gpu(fake: FakeHost) -> None:
 def test_probe_results_have_the_shape_of_checks(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     loads = Outcome(({"file": "/a/nvshmem_transport_ibgda.so.3", "loaded": True},))
-    answers = {"import": Outcome((IMPORTED,)), "dlopen": loads, str(active.REGISTER_BYTES): Outcome((DEVICE,))}
+    answers = {"import": Outcome((IMPORTED,)), "dlopen": loads, str(probes.REGISTER_BYTES): Outcome((DEVICE,))}
     cuda = Outcome(({"count": 1}, GPU))
-    monkeypatch.setattr(active, "run_module", lambda name, arguments, **_: cuda if name == "cuda" else answers[arguments[0]])
-    results = active.run_probes(fake.host())
+    monkeypatch.setattr(probes, "run_module", lambda name, arguments, **_: cuda if name == "cuda" else answers[arguments[0]])
+    results, loaded = probes.run_probes(fake.host())
+    assert loaded == {
+        "nccl": Library("2.28.9", "/a/libnccl.so.2.28.9 is loaded"),
+        "nvshmem": Library("3.4.5", "/a/libnvshmem_host.so.3.4.5 is loaded"),
+    }
     statuses = {result.id: result.status for result in results}
     assert statuses["probe.hca.open"] == statuses["probe.gpu.copy"] == statuses["probe.lib.identity"] == "PASS"
     assert statuses["probe.hca.loopback"] == "NOT_RUN", "no tool on an empty PATH"
@@ -310,14 +314,14 @@ def test_a_slow_host_gives_each_probe_at_least_its_timeout(fake: FakeHost, monke
         bounds["loopback"] = timeout_s
         return []
 
-    monkeypatch.setattr(active, "run_module", note)
+    monkeypatch.setattr(probes, "run_module", note)
     monkeypatch.setattr(loopback, "tool_name", lambda: "ibv_rc_pingpong")
     monkeypatch.setattr(loopback, "loops", note_loops)
-    monkeypatch.setattr(judge, "loopback", lambda _: not_run("no device"))
-    active.run_probes(fake.host(), 60.0)
-    assert bounds == {"verbs": 60.0, "loopback": 60.0, "cuda": active.CUDA_S, "import": active.IMPORT_S, "dlopen": 60.0}
+    monkeypatch.setattr(loopback, "reached", lambda _: not_run("no device"))
+    probes.run_probes(fake.host(), 60.0)
+    assert bounds == {"verbs": 60.0, "loopback": 60.0, "cuda": 60.0, "import": 90.0, "dlopen": 60.0}
 
 
 def test_alltoall_has_no_probe(fake: FakeHost) -> None:
     fake.workload = "alltoall"
-    assert active.run_probes(fake.host()) == []
+    assert probes.run_probes(fake.host()) == ([], {})

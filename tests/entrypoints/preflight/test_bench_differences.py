@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from entrypoints.bench.doctor import differences
-from entrypoints.preflight.facts import host_facts
+from entrypoints.bench.preflight import differences
+from entrypoints.preflight.compare import host_facts
 from tests.helpers.fake_host import FakeHost
 
 
@@ -13,7 +13,7 @@ def test_a_difference_is_told_and_kept(fake: FakeHost, capsys: pytest.CaptureFix
     first = host_facts(fake.host())
     second = {**copy.deepcopy(first), "hostname": "node1", "driver": "550.54.15"}
     found = differences([first, second])
-    assert (found[0]["id"], found[0]["status"]) == ("nodes.driver", "WARN")
+    assert (found[0].id, found[0].status) == ("nodes.driver", "WARN")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("doctor WARN nodes.driver: ")
@@ -23,6 +23,6 @@ def test_a_difference_is_told_and_kept(fake: FakeHost, capsys: pytest.CaptureFix
 def test_equal_nodes_are_silent(fake: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     first = host_facts(fake.host())
     found = differences([first, copy.deepcopy(first)])
-    assert {result["status"] for result in found} <= {"PASS", "NOT_RUN"}
-    assert differences([first]) == []
+    assert {result.status for result in found} <= {"PASS", "NOT_RUN"}
+    assert not differences([first])
     assert capsys.readouterr().err == ""

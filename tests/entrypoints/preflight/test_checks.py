@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from entrypoints.preflight.model import ALLTOALL, V1, V2
-from entrypoints.preflight.nvml import GpuReport, GpuState
-from entrypoints.preflight.registry import CHECKS
+from entrypoints.placement.environment import roce_gid as placed_gid
+from entrypoints.preflight import libraries
+from entrypoints.preflight.live import GpuReport, GpuState
+from entrypoints.preflight.model import ALLTOALL, V1, V2, Library
+from entrypoints.preflight.run import CHECKS
 from tests.helpers.fake_host import SITE, FakeHost, limits, params, pcie_config, status
 
 Break = Callable[[FakeHost], object]
 RUNS_AS = {check.id: V1 if V1 in check.workloads else sorted(check.workloads)[-1] for check in CHECKS}
 UNPRIVILEGED = 0xA80425FB
+V121, LAST_V1 = "9af0e0d0e74f3577af1979c9b9e1ac2cad0104ee", "567632dd59810d77b3cc05553df953cc0f779799"
 
 
 def port(index: int) -> str:
@@ -143,10 +146,35 @@ def locked(numactl: str = "2.0.19-1", nccl: str = "2.28.9", sbom: str | None = N
     )
 
 
-def from_source(version: str) -> Break:
-    """An image with NVSHMEM from source in place of the wheel."""
-    sbom = {"packages": [{"name": "nvshmem", "versionInfo": version}]}
-    return several(lambda host: drop_package(host, "nvidia_nvshmem_cu12"), write("opt/epbox/sbom.spdx.json", json.dumps(sbom)))
+def from_source(version: str, commit: str = "") -> Break:
+    """An image with NVSHMEM from source in place of the wheel, and DeepEP at a commit."""
+    where = f"git+https://github.com/deepseek-ai/DeepEP.git@{commit}"
+    sbom = {
+        "packages": [{"name": "nvshmem", "versionInfo": version}, {"name": "deepep", "versionInfo": commit[:7], "downloadLocation": where}]
+    }
+    return several(
+        remove(f"{SITE}/nvidia/nvshmem"),
+        lambda host: drop_package(host, "nvidia_nvshmem_cu12"),
+        write("opt/epbox/sbom.spdx.json", json.dumps(sbom)),
+    )
+
+
+def pair(deepep: str, nvshmem: str) -> Break:
+    """DeepEP and NVSHMEM's wheel of these versions."""
+    return several(
+        lambda host: swap_package(host, "deep_ep", deepep),
+        lambda host: swap_package(host, "nvidia_nvshmem_cu12", nvshmem),
+    )
+
+
+def second_nccl(name: str, content: bytes = b"ELF") -> Break:
+    """torch, and an NCCL on PYTHONPATH that it takes before the wheel's, as on a host where NCCL was built by hand."""
+    return several(
+        write(f"{SITE}/torch/lib/libtorch.so", "ELF"),
+        write(f"work/nccl/lib/{name}", content),
+        env(PYTHONPATH="/work"),
+        lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"),
+    )
 
 
 #: Changes after which the check still passes, beside the host as it is (None).
@@ -187,7 +215,13 @@ GOOD: dict[str, list[Break | None]] = {
     "hca.counters": [None],
     "rail.firmware": [None, several(hca_field(0, firmware="16.30.5000", board="MSF0000000012"))],
     "rail.mtu": [roce()],
-    "rail.gid": [None, roce(), several(roce(), env(NVSHMEM_IB_GID_INDEX="3")), several(roce(), env(NVSHMEM_IB_GID_INDEX="-1"))],
+    "rail.gid": [
+        None,
+        roce(),
+        roce(gid="2001:0db8:0000:0000:0000:0000:0000:0001"),
+        several(roce(), env(NVSHMEM_IB_GID_INDEX="3")),
+        several(roce(), env(NVSHMEM_IB_GID_INDEX="-1")),
+    ],
     "pci.links": [None, sysfs_of("hca", "max_link_width", "255")],
     "pci.acs": [None],
     "pci.iommu": [None, write("sys/kernel/iommu_groups/9/type", "DMA-FQ")],
@@ -206,8 +240,9 @@ GOOD: dict[str, list[Break | None]] = {
     "lib.lock": [locked(), several(locked(), write(f"{SITE}/added-1.0.dist-info/METADATA", ""))],
     "lib.identity": [None],
     "lib.transports": [None],
-    "lib.nvshmem": [None, from_source("3.4.5")],
+    "lib.nvshmem": [None, from_source("3.4.5"), from_source("3.7.2", LAST_V1), pair("1.2.1+9af0e0d", "3.4.5")],
     "lib.nccl": [None],
+    "lib.versions": [None, several(workload(V2), every_gpu(arch="sm_100"), lambda host: swap_package(host, "deep_ep", "2.1.0+dd758ca"))],
     "lib.ibstat": [None],
     "lib.jit": [None, env(EP_JIT_CACHE_DIR="/var/cache/jit")],
     "shape.ranks": [None, job(2), job(4), several(workload(V2), job(3))],
@@ -326,7 +361,7 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
     ],
     "rail.gid": [
         (roce(gid="fe80:0000:0000:0000:a288:c2ff:fe01:0000"), "FAIL", "none"),
-        (several(roce(), env(NVSHMEM_IB_GID_INDEX="0")), "FAIL", "no RoCE v2 IPv4 GID"),
+        (several(roce(), env(NVSHMEM_IB_GID_INDEX="0")), "FAIL", "no routable RoCE v2 GID"),
         (several(roce(), env(NVSHMEM_IB_GID_INDEX="three")), "FAIL", "not a number"),
     ],
     "pci.links": [
@@ -344,7 +379,7 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (several(drop_gpus(0), remove("sys/bus/pci/devices")), "FAIL", "no NVIDIA GPU"),
     ],
     "gpu.cuda": [
-        (lambda host: setattr(host.probes, "report", GpuReport("470.1", (11, 4))), "FAIL", "CUDA 11.4"),
+        (lambda host: setattr(host.probes, "report", GpuReport((11, 4))), "FAIL", "CUDA 11.4"),
         (
             several(
                 lambda host: setattr(host.probes, "report", None),
@@ -438,13 +473,30 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
         (remove(f"{SITE}/nvidia/nvshmem"), "NOT_RUN", "libnvshmem_host"),
     ],
     "lib.nvshmem": [
-        (from_source("3.5.19"), "FAIL", "nvshmem (compiled) 3.5.19"),
-        (several(from_source("3.4.5"), write("opt/epbox/sbom.spdx.json", "[")), "NOT_RUN", "no NVSHMEM wheel"),
-        (lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.6.5"), "FAIL", "3.6.5"),
-        (several(workload(V2), lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.5.19")), "WARN", "3.5.19"),
+        (from_source("3.5.19"), "WARN", "NVSHMEM 3.5.19 (compiled, by the image's SBOM), deep_ep 1.2.1, commit unknown"),
+        (from_source("3.5.19", V121), "FAIL", "deep_ep 1.2.1 at 9af0e0d"),
+        (several(from_source("3.4.5"), write("opt/epbox/sbom.spdx.json", "[")), "NOT_RUN", "no NVSHMEM is seen"),
+        (lambda host: drop_package(host, "nvidia_nvshmem_cu12"), "NOT_RUN", "version unknown"),
+        (lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.6.5"), "WARN", "3.6.5"),
+        (pair("1.2.1+9af0e0d", "3.6.5"), "FAIL", "order"),
+        (pair("2.1.0+dd758ca", "3.5.19"), "FAIL", "legacy"),
+        (several(workload(V2), pair("2.1.0+dd758ca", "3.5.19")), "WARN", "3.5.19"),
+        (several(workload(V2), pair("2.1.0", "3.5.19")), "WARN", "V2's legacy kernels"),
         (lambda host: swap_package(host, "nvidia_nvshmem_cu12", "3.2.5"), "FAIL", "3.2.5"),
+        (write(f"{SITE}/torch-2.15.0.dist-info/METADATA", ""), "FAIL", "libtorch_nvshmem"),
     ],
-    "lib.nccl": [(lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"), "FAIL", "2.28.9")],
+    "lib.nccl": [
+        (lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"), "FAIL", "2.28.9 (by the metadata of nvidia_nccl_cu12)"),
+        (second_nccl("libnccl.so.2.28.3"), "FAIL", "NCCL 2.28.3 (/work/nccl/lib/libnccl.so.2.28.3 would load)"),
+        (second_nccl("libnccl.so.2"), "NOT_RUN", "/work/nccl/lib/libnccl.so.2, version unknown"),
+        (remove(f"{SITE}/nvidia/nccl", f"{SITE}/nvidia_nccl_cu12-2.30.7.dist-info"), "NOT_RUN", "no NCCL is seen"),
+    ],
+    "lib.versions": [
+        (several(every_gpu(arch="sm_100"), lambda host: swap_package(host, "deep_ep", "1.2.1+567632d")), "WARN", "one wrong row"),
+        (every_gpu(arch="sm_100"), "WARN", "commit unknown"),
+        (several(workload(V2), write(f"{SITE}/torch-2.9.1.dist-info/METADATA", "")), "FAIL", "PyTorch 2.10"),
+        (several(lambda host: drop_package(host, "nvidia_cuda_runtime_cu12"), every_gpu(arch=None)), "NOT_RUN", "neither torch"),
+    ],
     "lib.ibstat": [
         (remove("usr/bin/ibstat"), "FAIL", "not installed"),
         (several(job(1), remove("usr/bin/ibstat")), "WARN", "not installed"),
@@ -533,8 +585,67 @@ def test_the_whole_good_host_has_no_finding(fake: FakeHost) -> None:
         assert [result for result in found if result.status in ("WARN", "FAIL")] == []
 
 
+@pytest.mark.parametrize("version", ["3.5.21", "3.7.2"])
+def test_the_last_v1_commit_takes_a_new_nvshmem(fake: FakeHost, version: str) -> None:
+    """Contradiction that was: the recipe with this pair loads, and doctor failed it. Both read facts/pairs.toml."""
+    pair("1.2.1+567632d", version)(fake)
+    assert fake.check("lib.nvshmem").status == "PASS"
+
+
+@pytest.mark.parametrize(("name", "content"), [("libnccl.so.2.30.7", b""), ("libnccl.so.2", b"\0NCCL version 2.30.7+cuda13.3\0")])
+def test_the_library_that_loads_is_judged_and_not_the_wheel_beside_it(fake: FakeHost, name: str, content: bytes) -> None:
+    """Contradiction that was: lib.nccl judged the wheel's 2.28.9 where torch loads the NCCL of PYTHONPATH, and bench refused a fit V2."""
+    fake.workload = V2
+    second_nccl(name, content)(fake)
+    result = fake.check("lib.nccl")
+    assert (result.status, result.evidence) == ("PASS", f"NCCL 2.30.7 (/work/nccl/lib/{name} would load)")
+    assert fake.check("lib.identity").evidence.partition("libnccl: ")[2].startswith(f"/work/nccl/lib/{name}, ")
+
+
+def test_what_a_process_loaded_counts_most(fake: FakeHost) -> None:
+    fake.workload = V2
+    second_nccl("libnccl.so.2.30.7")(fake)
+    host = replace(fake.host(), loaded={"nccl": Library("2.28.9", "/x/libnccl.so.2 is loaded")})
+    (check,) = (check for check in CHECKS if check.id == "lib.nccl")
+    answer = check.run(host)
+    assert (answer.status, answer.evidence[:42]) == ("FAIL", "NCCL 2.28.9 (/x/libnccl.so.2 is loaded): D")
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        ({}, f"/{SITE}/nvidia/nccl/lib/libnccl.so.2"),
+        ({"LD_LIBRARY_PATH": "/opt/a"}, "/opt/a/libnccl.so.2"),
+        ({"EP_NCCL_ROOT_DIR": "/opt/b"}, "/opt/b/lib/libnccl.so.2"),
+        ({"LD_LIBRARY_PATH": "/opt/a", "LD_PRELOAD": "libstdc++.so.6 /opt/b/lib/libnccl.so.2"}, "/opt/b/lib/libnccl.so.2"),
+    ],
+)
+def test_the_loader_s_order(fake: FakeHost, environ: dict[str, str], first: str) -> None:
+    for path in ("opt/a/libnccl.so.2", "opt/b/lib/libnccl.so.2", "usr/lib/x86_64-linux-gnu/libnccl.so.2"):
+        fake.write(path, "ELF")
+    fake.environ.update(environ)
+    found = libraries.copies(fake.host(), "libnccl.so", "nccl")
+    assert (found[0], len(found)) == (first, 2 + bool(environ) + ("LD_PRELOAD" in environ))
+
+
+def test_a_routable_ipv6_gid_is_one_to_plan_and_to_doctor(fake: FakeHost) -> None:
+    """Contradiction that was: plan takes a routable IPv6 GID, and rail.gid failed it. Both ask facts/nics.py."""
+    roce(gid="fd00:0000:0000:0000:0000:0000:0000:0001")(fake)
+    ports = [port for hca in fake.topology().hcas for port in hca.ports]
+    chosen = [placed_gid(port) for port in ports]
+    assert [gid.index if gid else None for gid in chosen] == [3] * 8
+    assert fake.check("rail.gid").status == "PASS"
+
+
+@pytest.mark.parametrize("name", ["ionic_0", "hns_0", "cxi0", "mana_0", "efa_0"])
+def test_a_nic_that_no_prefix_makes_fit(fake: FakeHost, name: str) -> None:
+    """Contradiction that was: doctor's list of other NICs lacked some that placement knows. Both ask facts/nics.py."""
+    rename("mlx5_", name.rstrip("0123456789"))(fake)
+    assert "no prefix helps" in (fake.check("hca.names").remedy or "")
+
+
 def test_gpu_state_of_unknowns_is_never_a_pass(fake: FakeHost) -> None:
-    fake.probes.report = GpuReport(gpus=tuple(GpuState(i, "") for i in range(8)))
+    fake.probes.report = GpuReport(gpus=tuple(GpuState(i) for i in range(8)))
     for id in ("gpu.peers", "gpu.nvlink", "gpu.health", "gpu.throttling"):
         assert fake.check(id).status == "NOT_RUN", id
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from entrypoints.preflight.compare import compare_nodes
-from entrypoints.preflight.facts import host_facts
+from entrypoints.preflight.compare import compare_nodes, host_facts
 from entrypoints.preflight.report import document
 from tests.helpers.fake_host import FakeHost
 

@@ -13,8 +13,7 @@ import pytest
 
 from entrypoints.__main__ import main
 from entrypoints.preflight.model import STATUSES
-from entrypoints.preflight.registry import relevant
-from entrypoints.preflight.run import workload_of
+from entrypoints.preflight.run import relevant, workload_of
 from tests.helpers.fake_host import FakeHost
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entrypoints.preflight.files import Files, NotReadable
-from entrypoints.preflight.model import ALLTOALL, V1, V2, Check, Host, passed
-from entrypoints.preflight.registry import CHECKS, relevant
-from entrypoints.preflight.run import make_host, run_checks, run_on
+from entrypoints.preflight.files import NotReadable
+from entrypoints.preflight.model import ALLTOALL, V1, V2, Host, Rule, passed
+from entrypoints.preflight.run import CHECKS, make_host, relevant, run_on
 from entrypoints.topology.model import Topology
-from tests.helpers.fake_host import FakeHost
+from tests.helpers.fake_host import FakeHost, files_at
 from tests.helpers.patience import busy
 
 #: Checks whose only input is the environment: an unset variable is known to be unset, whatever the root.
@@ -27,14 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 def run_all(host: FakeHost) -> None:
     for name in (V1, V2, ALLTOALL):
         host.workload = name
-        for result in run_on(host.host(), relevant(name), total_s=120, one_s=60):
+        for result in run_on(host.host(), relevant(name), total_s=120):
             assert "broke" not in result.evidence, result
             assert result.status in ("PASS", "WARN", "FAIL", "NOT_RUN")
 
 
 @pytest.mark.parametrize("workload", [V1, V2, ALLTOALL])
 def test_empty_root_passes_nothing(tmp_path: Path, workload: str) -> None:
-    results = run_checks(workload, Topology("none"), tmp_path, {})
+    results = run_on(make_host(workload, Topology("none"), files_at(tmp_path), {}), relevant(workload))
     passes = {result.id for result in results if result.status == "PASS"} - FROM_ENVIRONMENT
     assert passes == set()
     assert all("broke" not in result.evidence for result in results)
@@ -93,9 +92,11 @@ def test_unreadable_files_are_not_run(fake: FakeHost) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from entrypoints.preflight.run import run_checks\n"
+        "from entrypoints.preflight.run import make_host, relevant, run_on\n"
         "from entrypoints.topology import load\n"
-        "run = lambda: run_checks('deepep-v1', load(sys.argv[1]), Path(sys.argv[1]), {}, total_s=120, one_s=60)\n"
+        "from tests.helpers.fake_host import files_at\n"
+        "host = lambda: make_host('deepep-v1', load(sys.argv[1]), files_at(Path(sys.argv[1])), {})\n"
+        "run = lambda: run_on(host(), relevant('deepep-v1'), 120)\n"
         "run()  # imports everything while the checkout is readable\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "results = run()\n"
@@ -108,15 +109,15 @@ def test_unreadable_files_are_not_run(fake: FakeHost) -> None:
     assert {"container.memlock", "container.mempolicy", "gpu.regkeys", "gpu.profiling", "memory.hugepages"} <= set(done.stdout.split())
 
 
-def host_with(*runs: object) -> tuple[Host, list[Check]]:
-    host = make_host(V1, Topology("none"), Path("/nonexistent"), {})
-    return host, [Check(f"test.{i}", "test", frozenset({V1}), run, "here") for i, run in enumerate(runs)]  # type: ignore[arg-type]
+def host_with(*runs: object) -> tuple[Host, list[Rule]]:
+    host = make_host(V1, Topology("none"), files_at(Path("/nonexistent")), {})
+    return host, [Rule(f"test.{i}", "test", frozenset({V1}), run, "here") for i, run in enumerate(runs)]  # type: ignore[arg-type]
 
 
 def test_a_check_that_hangs_is_left_behind() -> None:
     host, checks = host_with(lambda host: time.sleep(600), lambda host: passed("fine"))
     start = time.monotonic()
-    hung, fine = run_on(host, checks, one_s=busy(0.5))
+    hung, fine = run_on(host, checks, busy(1))
     assert time.monotonic() - start < busy(30)
     assert (hung.status, fine.status) == ("NOT_RUN", "PASS")
     assert "no answer" in hung.evidence
@@ -125,7 +126,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 def test_the_total_time_is_bounded() -> None:
     host, checks = host_with(*[lambda host: time.sleep(600)] * 40)
     start = time.monotonic()
-    results = run_on(host, checks, total_s=0.3, one_s=0.1)
+    results = run_on(host, checks, total_s=0.3)
     assert time.monotonic() - start < busy(2)
     assert len(results) == 40
     assert all(result.status == "NOT_RUN" for result in results)
@@ -141,13 +142,13 @@ def test_a_defect_in_a_check_is_shown_and_is_no_pass() -> None:
 
 def test_long_files_are_cut(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"x" * 2_000_000)
-    assert len(Files(tmp_path).data("long")) == 256 * 1024
+    assert len(files_at(tmp_path).data("long")) == 256 * 1024
 
 
 def test_nul_in_a_name_is_not_readable(tmp_path: Path) -> None:
     with pytest.raises(NotReadable):
-        Files(tmp_path).data("a\0b")
-    assert not Files(tmp_path).exists("a\0b")
+        files_at(tmp_path).data("a\0b")
+    assert not files_at(tmp_path).exists("a\0b")
 
 
 def test_registry_rows_are_complete() -> None:

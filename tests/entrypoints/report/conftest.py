@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from entrypoints.results.codec import decode, encode
+from entrypoints.results.model import Result
+
 PLAN = {
     "schema": "epbox.plan/1",
     "host": {},
@@ -55,7 +58,8 @@ def result() -> dict[str, Any]:
                         "version": None, "bound": True, "source": "blog"}],
         "wire": [{"metric": "combine, GB/s (RDMA)", "value": 61.25, "off_node_gbps": 30.63, "line_rate_gbps": 50.0, "share": 0.613,
                   "explanation": "1 of 2 nodes are remote"}],
-        "ablation": [{"arm": arm, "op": "combine", "dtype": None, "median_gbps": v, "low_gbps": v - 0.1, "high_gbps": v + 0.1, "runs": 3,
+        "ablation": [{"arm": arm, "op": "combine", "dtype": None, "median_gbps": v, "direction": "RDMA",
+                      "low_gbps": v - 0.1, "high_gbps": v + 0.1, "runs": 3,
                       "change": change, "noise": noise} for arm, v, change, noise in arms],
     }  # fmt: skip
 
@@ -64,7 +68,8 @@ def result() -> dict[str, Any]:
 def folder(tmp_path: Path) -> Path:
     home = tmp_path / "run"
     home.mkdir()
-    (home / "result.json").write_text(json.dumps(result()))
+    # As bench writes it, with every key.
+    (home / "result.json").write_text(json.dumps(encode(decode(Result, result()))))
     lines = [
         f"[tuning] SMs 24, NVL chunk {n}, RDMA chunk {r}: transmit: 900 us, notify: 50 us, BW: {n + r}.25 GB/s (RDMA), 90.00 GB/s (NVL)"
         for n in (4, 8)

@@ -1,5 +1,6 @@
 """The page: well formed, escaped, every figure found again in result.json; errors are one line and exit 2."""
 
+import gzip
 import json
 import re
 import time
@@ -121,7 +122,7 @@ def test_a_baseline_gives_a_ratio_only_for_the_same_shape(folder: Path, tmp_path
     assert main(["report", str(folder), "--baseline", str(base), "-o", str(target)]) == 0
     assert ">2.00<" in target.read_text()
     assert main(["report", str(folder), "--baseline", str(base), "--format", "markdown"]) == 0
-    assert "| combine | 2.00 | 61.25 | 30.62 | GB/s (RDMA) | - |" in capsys.readouterr().out
+    assert "| combine | GB/s (RDMA) | 61.25 | 30.62 | 2.00 | - | 1 |" in capsys.readouterr().out
     other["runs"][0]["shape"]["num_tokens"] = 128
     base.write_text(json.dumps(other))
     assert main(["report", str(folder), "--baseline", str(base), "-o", str(target)]) == 0
@@ -141,7 +142,7 @@ def test_the_baseline_of_the_same_run_is_shown_with_its_range(folder: Path) -> N
     text, parsed = page(folder)
     assert "Both: the same." in text
     shown = {source: text for source, text in parsed.figures if "#baseline" in source}
-    figures = {"value": "61.25", "baseline": "20.00", "ratio": "3.06", "ratio_min": "2.90", "ratio_max": "3.20"}
+    figures = {"value": "61.25", "baseline": "20.00", "ratio": "3.06", "ratio_min": "2.90", "ratio_max": "3.20", "runs": "3"}
     assert shown == {f"result.json#baseline.rows[0].{key}": value for key, value in figures.items()}
 
 
@@ -161,6 +162,26 @@ def test_wrong_kinds_inside_are_one_error(key: str, folder: Path, capsys: pytest
     (folder / "result.json").write_text(json.dumps(document))
     assert main(["report", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("plan", [{}, {"ranks": [3]}, {"ranks": [{"local_rank": 0, "cpus": "x-y"}]}, {"ranks": [{"env": "A=1"}]}])
+def test_a_plan_of_another_form_is_a_note(plan: dict[str, Any], folder: Path) -> None:
+    document = json.loads((folder / "result.json").read_text())
+    document["nodes"][0]["plan"] = plan
+    (folder / "result.json").write_text(json.dumps(document))
+    text, _ = page(folder)
+    assert "no plan: not the form that bench writes" in text and "61.25" in text
+
+
+def test_of_a_long_log_both_ends_are_shown_packed_or_not(folder: Path) -> None:
+    lines = "".join(f"line {number}, nothing of note\n" for number in range(10_000)).encode()
+    (folder / "long.log").write_bytes(lines)
+    (folder / "packed.log.gz").write_bytes(gzip.compress(lines))
+    (folder / "torn.log.gz").write_bytes(gzip.compress(lines)[:2000])
+    text, _ = page(folder)
+    assert text.count("line 0, nothing") == text.count("line 9999, nothing") == 2 and "line 5000, nothing" not in text
+    assert text.count(f"[... {len(lines) - 48 * 1024} bytes left out ...]") == 2
+    assert "Empty: torn.log.gz." in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["--history", "nowhere.jsonl"]])

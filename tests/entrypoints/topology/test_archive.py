@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import lzma
 import tarfile
 import time
@@ -15,9 +14,11 @@ import pytest
 
 from entrypoints.errors import UsageError
 from entrypoints.topology import load
+from entrypoints.topology.archive import read_tar
 from entrypoints.topology.load import from_bytes
 from entrypoints.topology.model import Topology
 from tests.helpers.sysfs_tree import NodeSpec, gcp_a3u, parts
+from tests.helpers.tarballs import tarball_of
 
 
 @cache
@@ -28,20 +29,7 @@ def tree() -> tuple[dict[str, bytes], dict[str, str]]:
 
 
 def pack(top: str = "host/", extra: tuple[tarfile.TarInfo, ...] = (), form: int = tarfile.GNU_FORMAT) -> bytes:
-    files, links = tree()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        for path, data in files.items():
-            member = tarfile.TarInfo(top + path)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-        for path, target in links.items():
-            member = tarfile.TarInfo(top + path)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            tar.addfile(member)
-        for member in extra:
-            tar.addfile(member)
-    return buffer.getvalue()
+    return tarball_of(*tree(), top, extra, form)
 
 
 def link(name: str, target: str) -> tarfile.TarInfo:
@@ -83,6 +71,31 @@ def test_links_and_names_that_climb_or_loop() -> None:
         link("host/sys/bus/pci/devices/0000:99:00.0", "/".join(["."] * 3000)),
     )
     expect(from_bytes(pack(extra=bad), "t"))
+
+
+def test_hard_links_share_the_content_that_came_before() -> None:
+    def hard(name: str, target: str) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = tarfile.LNKTYPE, target
+        return member
+
+    files = {"sys/class/net/eth0/mtu": b"9000\n"}
+    extra = (hard("host/sys/class/net/eth0/mtu2", "host/sys/class/net/eth0/mtu"), hard("host/sys/class/net/eth0/mtu3", "../etc/passwd"))
+    root = read_tar(tarball_of(files, {}, extra=extra), "t")
+    assert root.text("sys/class/net/eth0/mtu2") == "9000"
+    assert root.names("sys/class/net/eth0") == ["mtu", "mtu2"]
+
+
+def test_a_header_with_a_negative_size_ends_the_archive() -> None:
+    """CVE-2025-8194: older tarfile modules went back to where they were, for ever."""
+    data = bytearray(pack())
+    header = bytearray(tarfile.TarInfo("host/sys/evil").tobuf())
+    header[124:136] = b"\xff" * 10 + (-1024).to_bytes(2, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    end = data.rindex(b"ustar") - 257
+    data[end:end] = header
+    expect(from_bytes(bytes(data), "t"))
 
 
 def test_a_cut_tarball_gives_what_came_before_the_cut() -> None:

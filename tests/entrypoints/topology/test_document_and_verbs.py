@@ -18,11 +18,10 @@ from entrypoints.drawing.topology import draw
 from entrypoints.errors import UsageError
 from entrypoints.placement.plan import PlanOptions, make_plan
 from entrypoints.topology import load
-from entrypoints.topology.document import SCHEMA, to_document
-from entrypoints.topology.read_document import parse_document
+from entrypoints.topology.document import SCHEMA, parse_document, to_document
+from entrypoints.topology.model import Hca, Port, Topology
 from entrypoints.topology.snapshot import take
 from entrypoints.topology.sysfs import read_sysfs
-from entrypoints.topology.tree import DirectoryTree
 from entrypoints.verbs.snapshot import comparable
 from tests.entrypoints.topology.conftest import Preset
 from tests.helpers.sysfs_tree import PRESETS, GpuSpec, HcaSpec, Host, NodeSpec, build, gcp_a3u, in_memory, large
@@ -69,8 +68,8 @@ def test_nodes_outside_the_cpuset_stand_apart() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema": "epbox.topology/1",\n "cpus": [}', r"f:2: is no JSON"),
-        ("[1]", "no object"),
+        ('{"schema": "epbox.topology/1",\n "cpus": [}', r"f:2: is not JSON"),
+        ("[1]", "not an object"),
         ('{"schema": "epbox.plan/1"}', "epbox.plan/1"),
         ('{"schema": "epbox.topology/1", "gpus": [{"index": "0"}]}', r"gpus\[0\]\.index"),
         ('{"schema": "epbox.topology/1", "gpus": [{"index": 0}, {"index": 0}]}', "twice"),
@@ -78,7 +77,14 @@ def test_nodes_outside_the_cpuset_stand_apart() -> None:
         ('{"schema": "epbox.topology/1", "numa_nodes": [{"id": 99999999}]}', "out of range"),
         ('{"schema": "epbox.topology/1", "paths": [{"gpu": 0, "hca": "a", "path": "NEAR", "stated": true}]}', "NEAR"),
         ('{"schema": "epbox.topology/1", "cpus": [{"id": 1e999}]}', "whole number"),
-        ('{"schema": "epbox.topology/1", "cpus": ' + "9" * 6000 + "}", "no JSON"),
+        *(
+            (
+                f'{{"schema": "epbox.topology/1", "hcas": [{{"name": "a", "ports": [{{"number": 1, "rate_gbps": {rate}}}]}}]}}',
+                "out of range",
+            )
+            for rate in ("1" + "0" * 400, "NaN", "Infinity", "-1")
+        ),
+        ('{"schema": "epbox.topology/1", "cpus": ' + "9" * 6000 + "}", "not JSON"),
     ],
 )
 def test_wrong_json_says_where(text: str, message: str) -> None:
@@ -155,6 +161,16 @@ def test_drawing_escapes_names(preset: Preset) -> None:
     ET.fromstring(draw(hostile))
 
 
+@pytest.mark.parametrize(
+    ("state", "card", "mark"),
+    [("4: ACTIVE", "hca", "up"), ("PORT_ACTIVE", "hca", "up"), ("DOWN", "down", "off"), ("INACTIVE", "down", "off"), (None, "hca", None)],
+)
+def test_a_port_of_unknown_state_is_not_drawn_as_down(state: str | None, card: str, mark: str | None) -> None:
+    svg = draw(Topology("t", hcas=(Hca("mlx5_0", "mlx5_0", ports=(Port(1, state),)),)))
+    assert svg.count(f'class="card {card}"') == 2, "one in the legend"
+    assert [kind for kind in ("up", "off") if f'r="3.5" class="{kind}"' in svg] == ([mark] if mark else [])
+
+
 # The snapshot
 
 
@@ -180,8 +196,8 @@ def test_snapshot_replays_and_identifies_nothing(tmp_path: Path) -> None:
         Host((node,), gpus, (replace(hcas[0], ports=port), hcas[1]), pci_parent="VMBUS:00/47505500-0001-0000-3130-444531334632"),
     )
     (root / "sys/class/infiniband/mlx5_0/node_desc").write_text("secret-hostname\n")
-    data, topology = take(DirectoryTree(str(root)))
-    assert take(DirectoryTree(str(root)))[0] == data
+    data, topology = take(str(root))
+    assert take(str(root))[0] == data
     out = tmp_path / "out.tar.gz"
     out.write_bytes(data)
     again = load(str(out))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from entrypoints.topology.levels import level_between, path_level
-from entrypoints.topology.model import Gpu, Hca, Topology
+from entrypoints.topology.model import Gpu, Hca, Topology, level_between, path_level
 
 ROOT, PORT, UP = "pci0000:10", "0000:10:01.0", "0000:11:00.0"
 

@@ -9,8 +9,7 @@ import pytest
 
 from entrypoints.errors import UsageError
 from entrypoints.topology import load, path_level
-from entrypoints.topology.nccl_export import MAX_VALUE, to_nccl_xml
-from entrypoints.topology.nccl_xml import parse_nccl
+from entrypoints.topology.nccl_xml import MAX_VALUE, parse_nccl, to_nccl_xml
 from entrypoints.topology.sysfs import read_sysfs
 from tests.entrypoints.topology.conftest import Preset
 from tests.helpers.sysfs_tree import PRESETS, in_memory, large
@@ -30,7 +29,7 @@ def test_a_dump_of_nccl(data: Path) -> None:
         ("mlx5_0", "0000:04:00.0", "0x1234000003e1a258"),
         ("mlx5_1", "0000:86:00.0", "0x5678000003e1a258"),
     ]
-    assert [[(port.number, port.state, port.rate_gbps) for port in hca.ports] for hca in topology.hcas] == [
+    assert [[(port.number, port.state, port.rate_gbit) for port in hca.ports] for hca in topology.hcas] == [
         [(1, "ACTIVE", 400.0)],
         [(1, "ACTIVE", 200.0), (2, "ACTIVE", 200.0)],
     ]

@@ -10,8 +10,8 @@ import pytest
 
 from entrypoints.errors import UsageError
 from entrypoints.topology import load, path_level
+from entrypoints.topology.devices import atomic_ops
 from entrypoints.topology.model import Topology
-from entrypoints.topology.pci import atomic_ops
 from entrypoints.topology.sysfs import read_sysfs
 from entrypoints.topology.tree import MemoryTree
 from tests.entrypoints.topology.conftest import Preset
@@ -56,7 +56,7 @@ def test_two_gpus_and_two_nics_a_switch(preset: Preset) -> None:
     assert levels(topology)[0] == ["PIX", "PIX", "NODE", "NODE", "SYS", "SYS", "SYS", "SYS"]
     assert all(hca.atomics is True for hca in topology.hcas)
     port = topology.hcas[3].ports[0]
-    assert (port.netdev, port.rate_gbps) == ("gpu3rdma0", 400.0)
+    assert (port.netdev, port.rate_gbit) == ("gpu3rdma0", 400.0)
     assert [(gid.index, gid.type) for gid in port.gids] == [(0, "IB/RoCE v1"), (1, "RoCE v2"), (2, "IB/RoCE v1"), (3, "RoCE v2")]
     assert topology.cpus[0].siblings == (0, 112)
     assert (topology.hcas[0].driver, topology.hcas[0].vendor, topology.hcas[0].pci_class) == ("mlx5_core", "0x15b3", 0x020000)
@@ -170,7 +170,7 @@ def test_two_ports_of_one_device() -> None:
     ports = (PortSpec(), PortSpec(state="1: DOWN", rate="40 Gb/sec (4X QDR)", link_layer="Ethernet"))
     hca = HcaSpec("0000:01:00.0", ("pci0000:00",), 0, ports=ports)
     found = read_sysfs(in_memory(Host((NodeSpec(0, (0,)),), hcas=(hca,))), "m").hcas[0]
-    assert [(port.number, port.state, port.rate_gbps, port.link_layer) for port in found.ports] == [
+    assert [(port.number, port.state, port.rate_gbit, port.link_layer) for port in found.ports] == [
         (1, "ACTIVE", 400.0, "InfiniBand"),
         (2, "DOWN", 40.0, "Ethernet"),
     ]
@@ -250,7 +250,7 @@ def test_pipes_and_torn_files_do_not_hang_or_fail(tmp_path: Path) -> None:
     (root / "sys/class/infiniband/mlx5_0/ports/1/rate").write_text("")
     topology = load(str(root))
     assert topology.numa_nodes[0].distances == {}
-    assert topology.hcas[0].ports[0].rate_gbps is None
+    assert topology.hcas[0].ports[0].rate_gbit is None
 
 
 def test_any_file_may_be_missing_or_junk() -> None:

@@ -1,4 +1,4 @@
-"""The alltoall rank program in a Python where taking down a process group never ends (see alltoall_group.leave). Needs torch."""
+"""The alltoall rank program in a Python where taking down a process group never ends (see alltoall.rank.leave). Needs torch."""
 
 import runpy
 import time
@@ -19,4 +19,4 @@ class LikeAGroup:
 
 dist.destroy_process_group = never_ends
 dist.like_a_group = LikeAGroup()  # type: ignore[attr-defined]
-runpy.run_module("entrypoints.workloads.alltoall_rank", run_name="__main__", alter_sys=True)
+runpy.run_module("entrypoints.workloads.alltoall.rank", run_name="__main__", alter_sys=True)

@@ -5,11 +5,11 @@ import sys
 
 import torch
 
-from entrypoints.workloads import reference
-from entrypoints.workloads.alltoall_check import LIMIT_BF16, LIMIT_FP8, Checker, difference
-from entrypoints.workloads.alltoall_data import Codec, field, gains, make_source, pick_codec
-from entrypoints.workloads.alltoall_ops import local_topk
-from entrypoints.workloads.reference import Routing
+from entrypoints.workloads.alltoall import reference
+from entrypoints.workloads.alltoall.check import LIMIT_BF16, LIMIT_FP8, Checker, difference
+from entrypoints.workloads.alltoall.reference import Routing
+from entrypoints.workloads.alltoall.tensors import Codec, field, gains, local_topk, make_source, pick_codec
+from tests.helpers import alltoall_definition
 
 
 def routes() -> int:
@@ -24,9 +24,9 @@ def routes() -> int:
                 experts = reference.token_experts(routing, key, token)
                 assert tuple(source.experts[token].tolist()) == experts, (routing, rank, token)
                 assert tuple(source.in_rank[token].nonzero()[:, 0].tolist()) == reference.token_ranks(routing, experts)
-                assert tuple(source.in_node[token].nonzero()[:, 0].tolist()) == reference.token_nodes(routing, experts)
-                assert source.x[token].tolist() == [reference.value(values, token, column) for column in range(128)]
-                assert source.weights[token].tolist() == [reference.weight(weights, token, slot) for slot in range(routing.topk)]
+                assert tuple(source.in_node[token].nonzero()[:, 0].tolist()) == alltoall_definition.token_nodes(routing, experts)
+                assert source.x[token].tolist() == [alltoall_definition.value(values, token, column) for column in range(128)]
+                assert source.weights[token].tolist() == [alltoall_definition.weight(weights, token, slot) for slot in range(routing.topk)]
                 compared += 1
     return compared
 
@@ -35,7 +35,7 @@ def cells() -> None:
     for key in (0, 1, 0xDEADBEEF, 0xFFFFFFFF):
         got = field(key, 5, 300, "cpu").tolist()
         assert got == [[reference.cell(key, row, column) for column in range(300)] for row in range(5)]
-    assert gains(torch.arange(300)).tolist() == [reference.expert_gain(expert) for expert in range(300)]
+    assert gains(torch.arange(300)).tolist() == [alltoall_definition.expert_gain(expert) for expert in range(300)]
 
 
 def codecs() -> dict[str, float]:

@@ -29,7 +29,7 @@ def finish(*options: str, **environment: str) -> "tuple[subprocess.CompletedProc
         )
         command = [python, str(LAUNCHER), str(SCRIPT), "--num-tokens=16", "--hidden=128", "--warmup=0", "--repeats=1", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=env, pass_fds=[evidence.fileno()], check=False)
-        return done, os.pread(evidence.fileno(), 1 << 16, 0)
+        return done, os.pread(evidence.fileno(), 1 << 24, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="evidence comes from /proc")

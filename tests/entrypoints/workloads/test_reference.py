@@ -3,12 +3,12 @@
 import struct
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoints.workloads import reference
-from entrypoints.workloads.reference import Routing
+from entrypoints.workloads.alltoall import reference
+from entrypoints.workloads.alltoall.reference import Routing
+from tests.helpers import alltoall_definition
 
 
 @st.composite
@@ -27,7 +27,7 @@ def test_a_token_goes_to_topk_distinct_experts_in_at_most_groups_nodes(routing: 
     experts = reference.token_experts(routing, reference.stream(seed, 0, reference.SCORES), token)
     assert len(set(experts)) == len(experts) == routing.topk
     assert all(0 <= expert < routing.experts for expert in experts)
-    assert len(reference.token_nodes(routing, experts)) <= routing.groups
+    assert len(alltoall_definition.token_nodes(routing, experts)) <= routing.groups
 
 
 @settings(max_examples=80, deadline=None)
@@ -46,14 +46,14 @@ def test_no_expert_left_out_of_the_chosen_nodes_scores_higher(routing: Routing, 
 
 @settings(max_examples=60, deadline=None)
 @given(routings(), st.integers(0, 1000))
-def test_dispatch_sends_a_token_once_to_each_rank_that_holds_one_of_its_experts(routing: Routing, seed: int) -> None:
-    keys = [reference.stream(seed, rank, reference.SCORES) for rank in range(routing.ranks)]
-    routes = [[reference.token_experts(routing, key, token) for token in range(3)] for key in keys]
-    copies = list(reference.dispatch(routing, routes))
-    assert len(copies) == len(set(copies))
-    assert copies == sorted(copies)
-    wanted = {(e // routing.experts_per_rank, s, t) for s, tokens in enumerate(routes) for t, chosen in enumerate(tokens) for e in chosen}
-    assert set(copies) == wanted
+def test_a_token_is_sent_once_to_each_rank_that_holds_one_of_its_experts(routing: Routing, seed: int) -> None:
+    for rank in range(routing.ranks):
+        key = reference.stream(seed, rank, reference.SCORES)
+        for token in range(3):
+            experts = reference.token_experts(routing, key, token)
+            ranks = reference.token_ranks(routing, experts)
+            assert list(ranks) == sorted({expert // routing.experts_per_rank for expert in experts})
+            assert set(alltoall_definition.token_nodes(routing, experts)) == {rank // (routing.ranks // routing.nodes) for rank in ranks}
 
 
 def test_worked_example_of_group_limited_gating() -> None:
@@ -75,25 +75,17 @@ def test_routes_spread_evenly_over_experts() -> None:
 
 @given(st.integers(0, reference.MASK), st.integers(0, 2000), st.integers(0, 8192))
 def test_values_are_exact_in_bf16_and_weights_in_a_few_bits(key: int, row: int, column: int) -> None:
-    value = reference.value(key, row, column)
+    value = alltoall_definition.value(key, row, column)
     assert -2 <= value < 2
     bits = struct.unpack("<I", struct.pack("<f", value))[0]
     assert bits & 0xFFFF == 0, "BF16 is the upper half of a float32"
-    weight = reference.weight(key, row, column)
+    weight = alltoall_definition.weight(key, row, column)
     assert 0 < weight <= 1
     assert weight * 256 == int(weight * 256)
 
 
 def test_neighbouring_experts_have_different_gains() -> None:
-    gains = [reference.expert_gain(expert) for expert in range(64)]
+    gains = [alltoall_definition.expert_gain(expert) for expert in range(64)]
     assert len(set(gains)) == 64
     assert min(gains) >= 0.5
     assert max(gains) < 1.5
-
-
-@pytest.mark.parametrize(
-    ("experts", "weights", "expected"), [((0,), (1.0,), 2 * 0.5), ((0, 1), (0.5, 0.25), 2 * (0.25 + 0.25 * (0.5 + 37 / 64)))]
-)
-def test_combined_value_is_the_gate_weighted_sum(experts: tuple[int, ...], weights: tuple[float, ...], expected: float) -> None:
-    routing = Routing(1, 1, 2, len(experts), 1)
-    assert reference.combine_weighted(routing, experts, weights, 2.0) == pytest.approx(expected)

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoints.errors import UsageError
-from entrypoints.workloads import Request, get, names
+from entrypoints.workloads import Request, choose, get, names
 from entrypoints.workloads.alltoall import AllToAll
-from entrypoints.workloads.auto import choose
 from entrypoints.workloads.model import nearest, nearest_multiple
 
 

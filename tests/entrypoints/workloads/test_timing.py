@@ -6,21 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoints.workloads.timing import FP8_FACTOR, Volume, gbps, quantile, summarise
+from entrypoints.workloads.alltoall.timing import FP8_FACTOR, Volume, gbps, summarise
 
 TIMES = st.lists(st.floats(0.001, 1e9), min_size=1, max_size=40)
 
 
 @given(TIMES)
-def test_median_agrees_with_the_standard_library(values: list[float]) -> None:
-    assert quantile(values, 0.5) == pytest.approx(statistics.median(values))
-
-
-@given(TIMES.filter(lambda values: len(values) > 1))
-def test_quartiles_agree_with_the_inclusive_method(values: list[float]) -> None:
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    assert quantile(values, 0.25) == pytest.approx(low)
-    assert quantile(values, 0.75) == pytest.approx(high)
+def test_the_median_is_of_the_repeats(values: list[float]) -> None:
+    times = summarise([values])
+    assert times.median == pytest.approx(statistics.median(values), abs=1e-3)
+    assert times.min <= times.p25 <= times.median <= times.p75 <= times.max and times.repeats == len(values)
 
 
 def test_the_slowest_rank_counts_in_each_repeat() -> None:

@@ -2,30 +2,16 @@
 FROM epbox-base:trixie-6c0b415d996c AS base
 
 FROM base AS runtime
-RUN --mount=type=tmpfs,target=/run \
-    --mount=type=tmpfs,target=/tmp \
-    --mount=type=secret,id=host.env,target=/run/secrets/host.env \
-    --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
-    --mount=type=secret,id=apt.conf,target=/run/secrets/apt.conf \
-    --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
-    --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
-    --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
-    --mount=type=bind,source=steps/apt-install-locked.sh,target=/run/steps/apt-install-locked.sh \
+RUN --mount=type=tmpfs,target=/run --mount=type=tmpfs,target=/tmp \
+    --mount=type=secret,id=host,target=/run/host.sh \
     --mount=type=bind,source=steps/apt-install.sh,target=/run/steps/apt-install.sh \
     --mount=type=bind,source=locks/debian/runtime.txt,target=/run/locks/debian/runtime.txt \
     --mount=type=cache,id=epbox-apt-trixie,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,id=epbox-lists-trixie,target=/var/lib/apt/lists,sharing=locked \
-    sh /run/steps/apt-install-locked.sh \
-        /run/locks/debian/runtime.txt
+    sh /run/steps/apt-install.sh /run/locks/debian/runtime.txt
+
 COPY epbox/ /opt/epbox/
-RUN --mount=type=tmpfs,target=/run \
-    --mount=type=tmpfs,target=/tmp \
-    --mount=type=secret,id=host.env,target=/run/secrets/host.env \
-    --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
-    --mount=type=secret,id=apt.conf,target=/run/secrets/apt.conf \
-    --mount=type=secret,id=apt.list,target=/run/secrets/apt.list \
-    --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf \
-    --mount=type=bind,source=steps/host.sh,target=/run/steps/host.sh \
+RUN --mount=type=tmpfs,target=/run --mount=type=tmpfs,target=/tmp \
     --mount=type=bind,source=steps/install-program.sh,target=/run/steps/install-program.sh \
     sh /run/steps/install-program.sh
 ENV LANG=C.UTF-8 \
@@ -33,6 +19,7 @@ ENV LANG=C.UTF-8 \
 WORKDIR /tmp
 ENTRYPOINT ["epbox"]
 CMD ["bench"]
+
 ARG EPBOX_VERSION=0
 ARG EPBOX_REVISION=unknown
 ARG EPBOX_CREATED=1970-01-01T00:00:00Z

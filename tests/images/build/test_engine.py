@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from entrypoints.errors import EngineError, UsageError
-from images.build import engine, hostpackages, private_engine
+from images.build import engine, hostconfig, private_engine
+from images.options import BenchOptions
 from images.run import host as bench_host
 
 
@@ -56,7 +57,7 @@ def test_without_root_the_ways_to_an_engine_are_named(tmp_path: Path, monkeypatc
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setenv("EPBOX_STATE", str(tmp_path))
     monkeypatch.setattr(engine, "DEFAULT_URL", f"unix://{tmp_path}/none.sock")
-    monkeypatch.setattr(hostpackages, "can_install", lambda: False)
+    monkeypatch.setattr(hostconfig, "can_install", lambda: False)
     with pytest.raises(EngineError, match="--engine host") as caught:
         engine.ensure()
     assert caught.value.exit_code == 10
@@ -71,8 +72,8 @@ def test_a_wrong_engine_is_a_usage_error(choice: str) -> None:
 
 def test_a_deep_checkout_gets_a_short_socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPBOX_STATE", str(tmp_path / ("x" * 100)))
-    place = private_engine.layout()
-    assert len(str(place.run / "containerd" / "containerd-debug.sock")) <= 104
+    layout = private_engine.layout()
+    assert len(str(layout.run / "containerd" / "containerd-debug.sock")) <= 104
     monkeypatch.setenv("EPBOX_STATE", "/s")
     assert private_engine.layout().run == Path("/s/engine/run")
 
@@ -80,20 +81,20 @@ def test_a_deep_checkout_gets_a_short_socket_path(tmp_path: Path, monkeypatch: p
 def test_a_stale_pid_file_is_no_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    place = private_engine.Layout(tmp_path / "state", tmp_path / "run")
-    monkeypatch.setattr(private_engine, "layout", lambda: place)
-    place.run.mkdir(parents=True)
-    place.pid_file.write_text(str(os.getpid()))
-    assert private_engine.daemon_pid(place) is None
+    layout = private_engine.Layout(tmp_path / "state", tmp_path / "run")
+    monkeypatch.setattr(private_engine, "layout", lambda: layout)
+    layout.run.mkdir(parents=True)
+    layout.pid_file.write_text(str(os.getpid()))
+    assert private_engine.daemon_pid(layout) is None
     assert private_engine.stop() is False
 
 
 def test_os_release(tmp_path: Path) -> None:
     (tmp_path / "r").write_text('NAME="X"\nID=linuxmint\nID_LIKE="ubuntu debian"\n# c\n')
-    fields = hostpackages.os_release(tmp_path / "r")
-    assert hostpackages.debian_like(fields)
-    assert not hostpackages.debian_like({"ID": "fedora"})
-    assert hostpackages.os_release(tmp_path / "absent") == {}
+    fields = hostconfig.os_release(tmp_path / "r")
+    assert hostconfig.debian_like(fields)
+    assert not hostconfig.debian_like({"ID": "fedora"})
+    assert hostconfig.os_release(tmp_path / "absent") == {}
 
 
 def test_the_recipe_that_fits_comes_with_its_reason(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_recipe_that_fits_comes_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_node_arguments() -> None:
-    words = bench_host.node_arguments(bench_host.BenchOptions(arguments=("--num-tokens", "64")), 1, "/results", 0)
+    words = bench_host.node_arguments(BenchOptions(arguments=("--num-tokens", "64")), 1, "/results", 0)
     assert words[:5] == ["bench", "--nodes", "2", "--node-rank", "1"]
     assert words[-4:] == ["--ranks", "2", "--num-tokens", "64"]
-    assert "--ranks" not in bench_host.node_arguments(bench_host.BenchOptions(), 0, "/results", 8)
+    assert "--ranks" not in bench_host.node_arguments(BenchOptions(), 0, "/results", 8)

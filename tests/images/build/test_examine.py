@@ -1,13 +1,14 @@
 """verify --image: an image that is not what its label, lock, recipe or SBOM says is refused, and what differs is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from entrypoints.errors import WrongNumbers
-from images.build import engine, examine, inventory, lock, recipe, sbom, ship
+from images.build import digest, engine, examine, lock, recipe, ship
 from tests.helpers import fake_image
 
 Files = dict[str, bytes]
@@ -28,7 +29,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     def run(files: Files, labels: Labels, seen: Files | None = None) -> list[str]:
         monkeypatch.setattr(engine, "ensure", lambda choice: engine.Engine("unix:///nowhere", True, "20.10"))
         monkeypatch.setattr(ship, "export", lambda where, name, path, tag: fake_image.image(path, files, labels))
-        monkeypatch.setattr(sbom, "scan", lambda layout, image, kinds: {"syft-json": fake_image.syft_of(seen or files)})
+        monkeypatch.setattr(examine, "scan", lambda layout, image, kinds: {"syft-json": fake_image.syft_of(seen or files)})
         return examine.verify_image("epbox:cpu")
 
     return run
@@ -36,18 +37,20 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
 
 @pytest.fixture
 def honest() -> tuple[Files, Labels]:
-    document = lock.load(recipe.load_recipe("cpu"))
-    assert document is not None
-    return fake_image.honest("cpu", dict(document))
+    locked = lock.load(recipe.load_recipe("cpu"))
+    assert locked is not None
+    return fake_image.honest("cpu", locked)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Files, Labels]:
     """deepep-v1 with the cpu recipe's Debian packages, the wheels of its own lists, NVSHMEM and DeepEP."""
-    document = {**(lock.load(recipe.load_recipe("cpu")) or {}), "recipe": "deepep-v1"}
-    monkeypatch.setattr(lock, "load", lambda what, *words: document)
+    cpu = lock.load(recipe.load_recipe("cpu"))
+    assert cpu is not None
+    locked = replace(cpu, recipe="deepep-v1")
+    monkeypatch.setattr(lock, "load", lambda what, *words: locked)
     compiled = {"opt/nvshmem/lib/libnvshmem_host.so.3.4.5": b"", f"{SITE}/deep_ep-1.2.1+567632d-py3.13.egg-info": b""}
-    return fake_image.honest("deepep-v1", document, compiled)
+    return fake_image.honest("deepep-v1", locked, compiled)
 
 
 def without(files: Files, part: str) -> Files:
@@ -73,10 +76,11 @@ def test_another_lock_inside_is_refused(check: Check, honest: tuple[Files, Label
     files, labels = honest
     other = json.loads(files["opt/epbox/lock.json"])
     other["base_packages"]["bash"]["sha256"] = "0" * 64
+    text = json.dumps(other).encode()
     with pytest.raises(WrongNumbers, match=r"label epbox.lock says .* the lock inside is"):
-        check(files | {"opt/epbox/lock.json": lock.text(other).encode()}, labels)
+        check(files | {"opt/epbox/lock.json": text}, labels)
     with pytest.raises(WrongNumbers, match="this checkout's is"):
-        check(files | {"opt/epbox/lock.json": lock.text(other).encode()}, labels | {"epbox.lock": lock.digest(other)})
+        check(files | {"opt/epbox/lock.json": text}, labels | {"epbox.lock": digest.of(text)})
 
 
 def test_another_recipe_inside_is_refused(check: Check, honest: tuple[Files, Labels]) -> None:
@@ -121,7 +125,7 @@ def test_a_package_that_the_sbom_leaves_out_or_invents_is_named(check: Check, ho
     packages[0]["version" if "cdx" in name else "versionInfo"] = "9"
     text = json.dumps(document).encode()
     if "spdx" in name:
-        labels["epbox.sbom"] = inventory.digest(text)
+        labels["epbox.sbom"] = digest.of(text)
     with pytest.raises(WrongNumbers, match=r"differ in packages: .*numactl \S+ only in .*\S+ 9 only in "):
         check(files | {name: text}, labels)
 
@@ -159,10 +163,10 @@ def test_what_was_compiled_must_be_there(check: Check, gpu: tuple[Files, Labels]
 
 def test_a_registry_base_is_checked_by_its_digest_since_no_lock_lists_its_packages(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     what = recipe.load_recipe("deepep-v1-cuda12")
-    document = dict(lock.load(what) or {})
-    assert not document["base_packages"]
+    locked = lock.load(what)
+    assert locked is not None and not locked.base_packages
     compiled = {"opt/nvshmem/lib/libnvshmem_host.so.3.4.5": b"", f"{SITE}/deep_ep-1.2.1+567632d-py3.13.egg-info": b""}
-    files, labels = fake_image.honest(what.name, document, compiled)
+    files, labels = fake_image.honest(what.name, locked, compiled)
     files["var/lib/dpkg/status"] = b"Package: bash\nStatus: install ok installed\nVersion: 5\n"
     with pytest.raises(WrongNumbers, match="its base is None, the recipe says "):
         check(files, labels)
@@ -174,4 +178,4 @@ def test_a_lock_inside_that_is_no_lock_is_refused(check: Check, honest: tuple[Fi
     files, labels = honest
     text = b"[1"
     with pytest.raises(WrongNumbers, match="this checkout's is"):
-        check(files | {"opt/epbox/lock.json": text}, labels | {"epbox.lock": inventory.digest(text)})
+        check(files | {"opt/epbox/lock.json": text}, labels | {"epbox.lock": digest.of(text)})

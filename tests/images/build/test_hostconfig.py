@@ -1,6 +1,9 @@
 """The host's proxies, CA bundle and mirrors become secrets, and only what a build can reach."""
 
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from images.build import hostconfig
 from images.build.hostconfig import Mirrors
@@ -47,15 +50,39 @@ def test_the_variable_wins(tmp_path: Path) -> None:
     assert hostconfig.debian_mirrors(environ, host(tmp_path)).archive == "http://x.example/d"
 
 
-def test_proxies_are_quoted_and_their_case_is_kept(tmp_path: Path) -> None:
+def sourced(script: str, folder: Path, *variables: str) -> list[str]:
+    """What a step sees of these variables after it sourced host.sh, whose files lie below `folder` here."""
+    path = folder / "host.sh"
+    path.write_text(script.replace("/run/host", f"{folder}/host"))
+    command = ["sh", "-eu", "-c", f". {path}; printf '%s\\n' " + " ".join(f'"${name}"' for name in variables)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"})
+    return done.stdout.splitlines()
+
+
+def test_a_step_sees_proxies_certificates_mirrors_and_index(tmp_path: Path) -> None:
+    (tmp_path / "ca").write_text("# é\nCERT $x `y`\n")
     environ = {"http_proxy": "http://u:p'w@h:1", "NO_PROXY": "a,b", "SSL_CERT_FILE": str(tmp_path / "ca"), "OTHER": "x"}
-    (tmp_path / "ca").write_text("CERT")
-    found = hostconfig.secrets("trixie", {**environ, "EPBOX_DEBIAN_MIRROR": "http://m.example/d"})
-    assert found["host.env"].decode() == "NO_PROXY=a,b\nhttp_proxy='http://u:p'\"'\"'w@h:1'\n"
-    assert found["ca.pem"] == b"CERT"
-    assert found["apt.list"].decode().splitlines()[0] == "deb http://m.example/d trixie main"
-    assert 'APT::Sandbox::User "root";' in found["apt.conf"].decode()
-    assert 'Dir::Etc::SourceList "/run/secrets/apt.list";' in found["apt.conf"].decode()
+    environ |= {"EPBOX_DEBIAN_MIRROR": "http://m.example/d", "PIP_INDEX_URL": "https://u:s@i.example/simple"}
+    script = hostconfig.settings("trixie", environ)
+    assert "OTHER" not in script
+    assert sourced(script, tmp_path, "http_proxy", "NO_PROXY", "GIT_SSL_CAINFO", "PIP_CERT", "APT_CONFIG", "PIP_CONFIG_FILE") == [
+        "http://u:p'w@h:1",
+        "a,b",
+        *[f"{tmp_path}/host/{name}" for name in ("ca.pem", "ca.pem", "apt.conf", "pip.conf")],
+    ]
+    files = {path.name: path.read_text() for path in (tmp_path / "host").iterdir()}
+    assert (tmp_path / "host").stat().st_mode & 0o777 == 0o700
+    assert files["ca.pem"] == "# é\nCERT $x `y`\n"
+    assert files["apt.list"].splitlines()[0] == "deb http://m.example/d trixie main"
+    assert 'APT::Sandbox::User "root";' in files["apt.conf"]
+    assert f'Dir::Etc::SourceList "{tmp_path}/host/apt.list";' in files["apt.conf"]
+    assert "index-url = https://u:s@i.example/simple\n" in files["pip.conf"]
+
+
+def test_a_host_without_settings_gives_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostconfig, "settings", lambda suite, more: "")
+    with hostconfig.secret_arguments("trixie") as arguments:
+        assert arguments == []
 
 
 def test_pip_settings_lose_what_a_build_cannot_see(tmp_path: Path) -> None:
@@ -67,11 +94,13 @@ def test_pip_settings_lose_what_a_build_cannot_see(tmp_path: Path) -> None:
     assert options == {"index-url": "https://i.example/simple", "extra-index-url": "https://j.example/s", "trusted-host": "i.example"}
 
 
-def test_secret_files_end_with_the_build() -> None:
+def test_the_secret_ends_with_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://h:1")
     with hostconfig.secret_arguments("trixie") as arguments:
-        paths = [Path(word.partition("src=")[2]) for word in arguments if word.startswith("id=")]
-        assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
-    assert paths and not any(path.exists() for path in paths)
+        option, secret = arguments
+        path = Path(secret.removeprefix("id=host,src="))
+        assert option == "--secret" and path.stat().st_mode & 0o777 == 0o600 and path.read_text()
+    assert not path.exists()
 
 
 def test_snapshot_sources_name_the_moment_of_the_lock() -> None:
@@ -82,8 +111,9 @@ def test_snapshot_sources_name_the_moment_of_the_lock() -> None:
     )
 
 
-def test_more_sources_join_the_mirror_in_the_apt_secret() -> None:
+def test_more_sources_join_the_mirror_in_apt_s_list(tmp_path: Path) -> None:
     line = "deb http://snapshot.invalid/debian trixie main"
-    found = hostconfig.secrets("trixie", {}, (line,))
-    assert found["apt.list"].decode().splitlines()[-1] == line and len(found["apt.list"].splitlines()) == 4
-    assert b"Dir::Etc::SourceList" in found["apt.conf"]
+    sourced(hostconfig.settings("trixie", {}, (line,)), tmp_path)
+    lines = (tmp_path / "host/apt.list").read_text().splitlines()
+    assert lines[-1] == line and len(lines) == 4
+    assert "Dir::Etc::SourceList" in (tmp_path / "host/apt.conf").read_text()

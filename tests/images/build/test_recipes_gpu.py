@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from images.build import lock, recipe, render, wheels
+from images.build import lock, recipe, render, resolve
 from tests.helpers.golden import expected
 
 GOLDEN = Path("tests/golden/dockerfile")
@@ -24,12 +24,19 @@ def test_the_lock_holds_every_input_by_hash(name: str) -> None:
     what = recipe.load_recipe(name)
     document = lock.load(what)
     assert document is not None
-    assert document["wheels"] and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in document["wheels"].values())
-    assert document["git"] and all(
-        re.fullmatch(r"[0-9a-f]{40}", each[key]) for each in document["git"].values() for key in ("commit", "tree")
-    )
-    assert re.fullmatch(r"sha256:[0-9a-f]{64}", document["base"]["digest"])
-    assert bool(document["packages"]) == (what.base.kind == "debian")
+    assert document.wheels and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in document.wheels.values())
+    ids = [name for each in document.git.values() for name in (each.commit, each.tree)]
+    assert ids and all(re.fullmatch(r"[0-9a-f]{40}", name or "") for name in ids)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", document.base.digest)
+    assert bool(document.packages) == (what.base.kind == "debian")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_a_step_mounts_is_in_the_context(name: str, tmp_path: Path) -> None:
+    what = recipe.load_recipe(name)
+    out = render.render_to(what, tmp_path / "out", lock.load(what))
+    mounted = re.findall(r"--mount=type=bind,source=([^,]+),", (out / "Dockerfile").read_text())
+    assert "steps/deepep.sh" in mounted and not [path for path in mounted if not (out / path).exists()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,15 +77,15 @@ def test_compile_steps_see_no_network_secret(name: str) -> None:
 
 
 def test_requirements_follow_the_recipe() -> None:
-    v1, v2, cuda12 = (wheels.requirements(recipe.load_recipe(name)) for name in ("deepep-v1", "deepep-v2", "deepep-v1-cuda12"))
+    v1, v2, cuda12 = (resolve.wheel_requirements(recipe.load_recipe(name)) for name in ("deepep-v1", "deepep-v2", "deepep-v1-cuda12"))
     assert v1["torch.txt"] == ("torch==2.11.0", "numpy")
     assert v2["torch.txt"] == ("torch==2.11.0", "numpy", "nvidia-nvshmem-cu13==3.4.5", "nvidia-nccl-cu13==2.30.7")
     assert set(v1) == {"torch.txt", "toolkit.txt"}
     assert set(cuda12) == {"torch.txt"}, "the base brings its toolkit"
-    assert wheels.requirements(recipe.load_recipe("cpu")) == {}
+    assert resolve.wheel_requirements(recipe.load_recipe("cpu")) == {}
 
 
 def test_a_source_build_leaves_torch_s_own_nvshmem_out(tmp_path: Path) -> None:
     paths = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    assert "nvidia-nvshmem-cu13" in wheels.command(recipe.load_recipe("deepep-v1"), *paths)
-    assert "nvidia-nvshmem-cu13" not in wheels.command(recipe.load_recipe("deepep-v2"), *paths)
+    assert "nvidia-nvshmem-cu13" in resolve.uv_command(recipe.load_recipe("deepep-v1"), *paths)
+    assert "nvidia-nvshmem-cu13" not in resolve.uv_command(recipe.load_recipe("deepep-v2"), *paths)

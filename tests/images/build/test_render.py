@@ -40,7 +40,7 @@ def test_an_unknown_template_names_those_that_exist() -> None:
 
 def test_the_lock_is_part_of_the_text() -> None:
     what = recipe.load_recipe("cpu")
-    one, two = ({"schema": "epbox.lock/1", "n": n} for n in (1, 2))
+    one, two = (lock.Lock(recipe="cpu", base=lock.LockedBase("trixie", digest)) for digest in ("sha256:1", "sha256:2"))
     assert lock.digest(one) in render.render_dockerfile(what, one)
     assert render.render_dockerfile(what, one) != render.render_dockerfile(what, two)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from entrypoints.errors import EngineError, UsageError
-from images.build import base, engine, gittree, lock, recipe, sources
+from images.build import base, engine, lock, recipe, sources
 from images.build import image as build
+from images.options import BuildOptions
 
 
 @pytest.fixture
@@ -44,10 +45,10 @@ def test_refusals_say_why(tmp_path: Path, repository: tuple[Path, str]) -> None:
     out = tmp_path / "out.tar"
     with pytest.raises(UsageError, match="does not contain the pinned commit"):
         sources.archive("deepep", path, "0" * 40, out)
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match="not a git repository"):
         sources.archive("deepep", tmp_path, commit, out)
     (tmp_path / "text").write_text("x")
-    with pytest.raises(UsageError, match="is no tarball"):
+    with pytest.raises(UsageError, match="not a tarball"):
         sources.archive("deepep", tmp_path / "text", commit, out)
     sources.archive("deepep", path, commit, tmp_path / "good.tar")
     with pytest.raises(UsageError, match=f"holds commit {commit}, the recipe pins {'0' * 40}"):
@@ -96,28 +97,29 @@ def test_the_tree_hash_of_an_archive_is_git_s_own(tmp_path: Path, odd: tuple[Pat
     top, commit, module = odd
     sources.archive("deepep", top, commit, tmp_path / "a.tar")
     tree = run_git(top, "rev-parse", f"{commit}^{{tree}}")
-    assert gittree.of_tar(tmp_path / "a.tar", [module]) == tree
-    assert gittree.of_tar(tmp_path / "a.tar", ["0" * 40]) != tree
-    assert gittree.of_tar(tmp_path / "a.tar") != tree
+    assert sources.tree_of(tmp_path / "a.tar", [module]) == tree
+    assert sources.tree_of(tmp_path / "a.tar", ["0" * 40]) != tree
+    assert sources.tree_of(tmp_path / "a.tar") != tree
 
 
-def locked(commit: str, tree: str | None) -> dict[str, dict[str, dict[str, str | None]]]:
-    return {"git": {"deepep": {"commit": commit, "tree": tree}}}
+def locked(commit: str, tree: str | None) -> lock.Lock:
+    git = {"deepep": lock.Commit("https://h.example/d", commit, tree)}
+    return lock.Lock(recipe="cpu", base=lock.LockedBase("trixie", ""), git=git)
 
 
 def test_a_tarball_that_claims_the_pinned_commit_is_unmasked_by_its_tree(tmp_path: Path, repository: tuple[Path, str]) -> None:
     path, commit = repository
     tree = run_git(path, "rev-parse", f"{commit}^{{tree}}")
     sources.archive("deepep", path, commit, tmp_path / "good.tar")
-    sources.check_tree("deepep", tmp_path / "good.tar", locked(commit, tree))
+    lock.check_tree("deepep", tmp_path / "good.tar", locked(commit, tree))
     forged = (tmp_path / "good.tar").read_bytes().replace(b"content", b"CONTENT")
     (tmp_path / "forged.tar").write_bytes(forged)
     sources.archive("deepep", tmp_path / "forged.tar", commit, tmp_path / "out.tar")  # its header says the right commit
     with pytest.raises(EngineError, match=rf"deepep {commit[:12]} has tree [0-9a-f]{{40}}, the lock says {tree}") as caught:
-        sources.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
+        lock.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
     assert caught.value.exit_code == 10 and not (tmp_path / "out.tar").exists()
-    sources.check_tree("deepep", tmp_path / "forged.tar", locked(commit, None))  # a lock without tree hash cannot tell
-    sources.check_tree("deepep", tmp_path / "forged.tar", None)
+    lock.check_tree("deepep", tmp_path / "forged.tar", locked(commit, None))  # a lock without tree hash cannot tell
+    lock.check_tree("deepep", tmp_path / "forged.tar", None)
 
 
 def test_a_replaced_commit_in_a_repository_does_not_count(tmp_path: Path, repository: tuple[Path, str]) -> None:
@@ -128,7 +130,7 @@ def test_a_replaced_commit_in_a_repository_does_not_count(tmp_path: Path, reposi
     run_git(bare, "replace", commit, run_git(bare, "rev-parse", f"{commit}^"))
     assert run_git(bare, "rev-parse", f"{commit}^{{tree}}") != tree
     sources.archive("deepep", bare, commit, tmp_path / "out.tar")
-    sources.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
+    lock.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
 
 
 def test_attributes_that_change_an_archive_are_unmasked(tmp_path: Path, repository: tuple[Path, str]) -> None:
@@ -137,7 +139,7 @@ def test_attributes_that_change_an_archive_are_unmasked(tmp_path: Path, reposito
     (path / ".git" / "info" / "attributes").write_text("file export-ignore\n")
     sources.archive("deepep", path, commit, tmp_path / "out.tar")
     with pytest.raises(EngineError, match=f"has tree .*, the lock says {tree}") as caught:
-        sources.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
+        lock.check_tree("deepep", tmp_path / "out.tar", locked(commit, tree))
     assert caught.value.exit_code == 10
 
 
@@ -156,7 +158,7 @@ def test_a_wrong_tree_ends_the_build_before_the_engine_makes_anything(
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
     with pytest.raises(EngineError, match=f"the lock says {'0' * 40}"):
-        build.build(build.BuildOptions("cpu", source=(f"deepep={path}",)))
+        build.build(BuildOptions("cpu", source=(f"deepep={path}",)))
     assert not list((tmp_path / "tmp").iterdir())
 
 
@@ -165,6 +167,6 @@ def test_a_truncated_tarball_is_a_usage_error_and_leaves_nothing(tmp_path: Path,
     sources.archive("deepep", path, commit, tmp_path / "good.tar")
     whole = gzip.compress((tmp_path / "good.tar").read_bytes(), mtime=0)
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) - 12])
-    with pytest.raises(UsageError, match=r"--source deepep=.*cut\.tar\.gz: (cannot be unpacked|is no tarball)"):
+    with pytest.raises(UsageError, match=r"--source deepep=.*cut\.tar\.gz: (cannot be unpacked|not a tarball)"):
         sources.archive("deepep", tmp_path / "cut.tar.gz", commit, tmp_path / "out.tar")
     assert not (tmp_path / "out.tar").exists()

@@ -1,5 +1,6 @@
 """verify: equal builds give one digest, others exit 6 with the file's name."""
 
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from entrypoints.errors import UsageError, WrongNumbers
-from images.build import engine, recipe, ship, verify
+from images.build import engine, ship, verify
+from images.options import BuildOptions
 from tests.helpers.fake_image import image
 
 ENGINE = engine.Engine("unix:///nowhere", True, "20.10")
@@ -30,12 +32,12 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Any:
         REMOVED.clear()
 
         class Client:
-            images = SimpleNamespace(remove=lambda name, force: REMOVED.append(name), get=lambda name: SimpleNamespace(labels=LABELS))
+            images = SimpleNamespace(remove=lambda name, force: REMOVED.append(name))
 
         monkeypatch.setattr(engine, "ensure", lambda choice: ENGINE)
         monkeypatch.setattr(engine.Engine, "client", lambda self: Client())
-        monkeypatch.setattr(verify, "_build", lambda *words, varied: told.append((*words[3:], varied)))
-        monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, {"etc/x": next(rest)}, {}))
+        monkeypatch.setattr(verify, "_build", lambda *words, varied: told.append((*words, varied)))
+        monkeypatch.setattr(ship, "export", lambda where, name, path, tag: image(path, {"etc/x": next(rest)}, LABELS))
         return told
 
     return make
@@ -44,9 +46,9 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_two_equal_builds_give_one_digest(builds: Any) -> None:
     told = builds(b"same\n", b"same\n")
     verdict = verify.verify_recipe("cpu")
-    assert verdict.level == "L2" and verdict.text().startswith("sha256:") and "private engine" in verdict.engine
-    assert "two builds of cpu are equal" in verdict.text()
-    assert [words[-1] for words in told] == [False, True] and told[0][0] != told[1][0]
+    assert re.match(r"sha256:[0-9a-f]{64}\nL2: two builds of cpu are equal .* \(private engine\), lock sha256:", verdict)
+    assert [words[-1] for words in told] == [False, True] and told[0][2] != told[1][2]
+    assert [(words[0].no_cache, words[0].fresh_base, words[0].locked) for words in told] == [(True, False, True), (True, True, True)]
 
 
 def test_two_builds_that_differ_name_the_file(builds: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,9 +61,9 @@ def test_two_builds_that_differ_name_the_file(builds: Any, capsys: pytest.Captur
 
 def test_an_image_is_compared_with_one_new_build_of_its_own_commit_and_time(builds: Any, capsys: pytest.CaptureFixture[str]) -> None:
     told = builds(b"same\n", b"same\n")
-    assert "epbox:mine and a new build of cpu are equal" in verify.verify_recipe("cpu", image="epbox:mine").text()
+    assert "epbox:mine and a new build of cpu are equal" in verify.verify_recipe("cpu", image="epbox:mine")
     (only,) = told
-    assert only[1] == {"EPBOX_REVISION": "abc", "SOURCE_DATE_EPOCH": "1767312000"} and only[-1] is True
+    assert only[3] == {"EPBOX_REVISION": "abc", "SOURCE_DATE_EPOCH": "1767312000"} and only[-1] is True
     assert "was built from commit abc" in capsys.readouterr().err
 
 
@@ -70,7 +72,7 @@ def test_sources_reach_the_builds_as_absolute_paths(builds: Any, tmp_path: Path,
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     verify.verify_recipe("deepep-v1", source=("deepep=here",))
-    assert [words[2] for words in told] == [[f"deepep={tmp_path}/here"]] * 2
+    assert [words[0].source for words in told] == [[f"deepep={tmp_path}/here"]] * 2
     with pytest.raises(UsageError, match="does not exist"):
         verify.verify_recipe("deepep-v1", source=("deepep=absent",))
 
@@ -91,10 +93,10 @@ def test_the_second_build_runs_in_another_environment(tmp_path: Path, monkeypatc
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec /usr/bin/env python3 -c "{probe % str(seen)}"\n')
     (tmp_path / "python").chmod(0o755)
-    verify._build(recipe.load_recipe("cpu"), "t", ENGINE, tmp_path, {}, (), varied=True)
+    verify._build(BuildOptions("cpu", tag="t"), ENGINE, tmp_path, {}, varied=True)
     umask, zone, cpus, now = seen.read_text().split()
     assert (umask, zone) == ("0o27", "Pacific/Kiritimati")
-    if verify._one_cpu():
+    if "CPU count" in verify.variation():
         assert cpus == "1"
-    if verify._later():
+    if any("clock" in name for name in verify.variation()):
         assert 24 * 3600 < int(now) - time.time() < 26 * 3600

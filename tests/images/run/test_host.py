@@ -3,14 +3,21 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import docker
 import pytest
 
 from entrypoints.errors import UsageError
+from entrypoints.facts import container as facts
+from images.options import BenchOptions
 from images.run import host as bench_host
+
+if TYPE_CHECKING:
+    from images.build.image import Image
 
 
 class FakeNode:
@@ -87,16 +94,14 @@ def test_a_container_removed_after_ctrl_c_says_nothing(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (bench_host.BenchOptions(ranks=-1), "--ranks: -1 ranks asked for"),
-        (bench_host.BenchOptions(arguments=("--rnus", "3")), "unrecognized arguments: --rnus"),
-        (bench_host.BenchOptions(arguments=("--workload", "nope")), "--workload: no workload 'nope'"),
-        (bench_host.BenchOptions(arguments=("--bind", "gpu")), "--bind: 'gpu' is not a way to bind"),
-        (bench_host.BenchOptions(arguments=("-h",)), "unrecognized arguments: -h"),
+        (BenchOptions(ranks=-1), "--ranks: -1 ranks asked for"),
+        (BenchOptions(arguments=("--rnus", "3")), "unrecognized arguments: --rnus"),
+        (BenchOptions(arguments=("--workload", "nope")), "--workload: no workload 'nope'"),
+        (BenchOptions(arguments=("--bind", "gpu")), "--bind: 'gpu' is not a way to bind"),
+        (BenchOptions(arguments=("-h",)), "unrecognized arguments: -h"),
     ],
 )
-def test_a_wrong_option_is_said_before_an_image_is_built(
-    options: bench_host.BenchOptions, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_option_is_said_before_an_image_is_built(options: BenchOptions, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_host, "build", lambda _: pytest.fail("an image was built"))
     with pytest.raises(UsageError, match=reason):
         bench_host.bench(options)
@@ -110,6 +115,30 @@ def test_a_run_in_containers_is_in_the_index_beside_its_folder(tmp_path: Path, m
 
     monkeypatch.setattr(bench_host, "build", lambda _: object())
     monkeypatch.setattr(bench_host, "_node", lambda *_: Writes())
-    assert bench_host.bench(bench_host.BenchOptions(out=tmp_path / "run", nodes=1)) == 0
+    assert bench_host.bench(BenchOptions(out=tmp_path / "run", nodes=1)) == 0
     (line,) = (tmp_path / "index.jsonl").read_text().splitlines()
     assert json.loads(line)["result"] == "run/result.json"
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_a_container_of_the_bench_gets_what_the_table_says_and_no_more(gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    client = SimpleNamespace(containers=SimpleNamespace(create=lambda *_, **options: made.append(options)))
+    image = SimpleNamespace(id="sha256:1", name="epbox:test", engine=SimpleNamespace(client=lambda: client))
+    verbs = tmp_path / "infiniband"
+    monkeypatch.setitem(facts.table(), "rdma-devices", replace(facts.need("rdma-devices"), value=str(verbs)))
+    if gpus:
+        verbs.mkdir()
+        (verbs / "uverbs0").touch()
+    bench_host.Container(cast("Image", image), ["bench"], 0, tmp_path, gpus)
+    (options,) = made
+    needs = facts.needed(gpus=gpus > 0, rdma=gpus > 0, several_nodes=True)
+    assert options["cap_add"] == facts.values(needs, "capability") == (["IPC_LOCK", "SYS_NICE"] if gpus else ["SYS_NICE"])
+    assert options["devices"] == ([str(verbs)] if gpus else [])
+    assert [(limit.name, limit.soft, limit.hard) for limit in options["ulimits"]] == ([("memlock", -1, -1)] if gpus else [])
+    assert (options["network_mode"], options["volumes"][str(tmp_path)]["bind"], len(options["device_requests"])) == (
+        "host",
+        "/results",
+        gpus and 1,
+    )
+    assert options["shm_size"] == facts.LEAST_SHM_BYTES and "privileged" not in options

@@ -19,7 +19,7 @@ import pytest
 from entrypoints.errors import EngineError
 from images.run.kubernetes import api
 from images.run.kubernetes.manifests import ManifestOptions, render
-from images.run.kubernetes.run import RunOptions, documents_of, run
+from images.run.kubernetes.run import documents_of, run
 from images.run.kubernetes.watch import Pace
 from tests.helpers.kube_server import Script
 from tests.helpers.kubernetes_schema import load
@@ -46,7 +46,7 @@ def go(cluster: RealCluster, tmp_path: Path) -> Any:
         session = api.connect(cluster.kubeconfig(tmp_path / "config", token))
         documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
         out = tmp_path / f"out{next(runs)}"
-        return run(documents, session, RunOptions(out, timeout, pace=Pace(grace=2, poll=0.3, watch=2, retry=0.2)))
+        return run(documents, session, out, timeout=timeout, pace=Pace(grace=2, poll=0.3, watch=2, retry=0.2))
 
     return start
 
@@ -90,11 +90,11 @@ def test_refusals_are_the_servers_own_words(cluster: RealCluster, go: Any, tmp_p
     documents = documents_of(render(OPTIONS), "manifest")
     documents[1]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "many"
     with pytest.raises(EngineError, match=r"cannot create Pod epbox-0: HTTP 400|does not take Pod epbox-0"):
-        run(documents, session, RunOptions(tmp_path / "out", 5))
+        run(documents, session, tmp_path / "out", timeout=5)
     documents = documents_of(render(replace(OPTIONS, kind="job")), "manifest")
     documents[1]["spec"]["parallelism"] = -1
     with pytest.raises(EngineError, match=r"does not take Job epbox: .*must be greater than or equal to 0"):
-        run(documents, session, RunOptions(tmp_path / "out", 5))
+        run(documents, session, tmp_path / "out", timeout=5)
     held = session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held"}})
     with pytest.raises(EngineError, match='ConfigMap held exists already: configmaps "held" already exists'):
         session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held"}})
@@ -127,11 +127,11 @@ def test_the_shipped_role_is_enough_and_events_are_not_needed(cluster: RealClust
 
 def test_a_watch_from_too_long_ago_is_410(cluster: RealCluster, tmp_path: Path) -> None:
     session = api.connect(cluster.kubeconfig(tmp_path / "config"))
-    _, version = session.pods("a=b")
+    version = session.pods("a=b")["metadata"]["resourceVersion"]
     made = session.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}})
     session.delete(made)
-    cluster.compact(int(session.pods("a=b")[1]))
-    assert list(session.watch_pods("a=b", session.pods("a=b")[1], 1)) == []
+    cluster.compact(int(session.pods("a=b")["metadata"]["resourceVersion"]))
+    assert list(session.watch_pods("a=b", session.pods("a=b")["metadata"]["resourceVersion"], 1)) == []
     with pytest.raises(api.ApiError) as caught:
         list(session.watch_pods("a=b", "1", 2))
     assert caught.value.status == 410

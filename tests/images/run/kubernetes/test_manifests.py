@@ -101,6 +101,13 @@ def test_the_shipped_seccomp_profile_makes_sys_nice_needless() -> None:
     assert rights["seccompProfile"] == {"type": "Localhost", "localhostProfile": "profiles/epbox.json"}
 
 
+def test_a_pod_without_gpus_and_hcas_may_not_lock_memory() -> None:
+    (spec,) = pod_specs(documents(gpus=0, rdma_resource="none", workload="alltoall"))
+    assert spec["containers"][0]["securityContext"]["capabilities"]["add"] == ["SYS_NICE"]
+    (spec,) = pod_specs(documents(gpus=0, workload="alltoall"))
+    assert spec["containers"][0]["securityContext"]["capabilities"]["add"] == ["IPC_LOCK", "SYS_NICE"], "it asks for HCAs"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_program_in_the_image_takes_the_arguments(kind: str) -> None:
     containers = [c for spec in pod_specs(documents(kind=kind)) for c in [*spec["containers"], *spec.get("initContainers", [])]]
@@ -136,22 +143,22 @@ def test_a_thousand_nodes_render_in_a_moment(kind: str) -> None:
         ({"kind": "mpijob", "nodes": 1}, "1 nodes"),
         ({"image": "registry.example/epbox:latest"}, "no digest"),
         ({"image": ""}, "no image"),
-        ({"image": "a b", "allow_tag": True}, "white space"),
+        ({"image": "a b", "allow_tag": True}, "no image reference"),
         ({"platform": "nowhere"}, "unknown platform"),
         ({"platform": "aws-refused", "workload": "deepep-internode"}, "EFA"),
         ({"platform": "aws", "workload": "deepep-low-latency"}, "EFA"),
         ({"workload": "nonsense"}, "unknown workload"),
         ({"name": "n" * 60}, "DNS allows 63"),
-        ({"name": "Upper"}, "no DNS label"),
+        ({"name": "Upper"}, "not a DNS label"),
         ({"name": "8gpus"}, "begins with a digit"),
-        ({"namespace": "a_b"}, "no DNS label"),
-        ({"pvc": "My Claim"}, "no DNS label"),
-        ({"memory": "lots"}, "no quantity"),
-        ({"hugepages": "many"}, "no quantity"),
+        ({"namespace": "a_b"}, "not a DNS label"),
+        ({"pvc": "My Claim"}, "not a DNS label"),
+        ({"memory": "lots"}, "not a quantity"),
+        ({"hugepages": "many"}, "not a quantity"),
         ({"cpus": 0}, "too small"),
         ({"deadline_seconds": 0}, "too small"),
         ({"join_seconds": 0}, "too small"),
-        ({"master_port": 65535}, "no port"),
+        ({"master_port": 65535}, "not a port"),
         ({"rdma_resource": "rdma/ib"}, "NAME=COUNT"),
         ({"rdma_resource": "rdma/ib=0"}, "NAME=COUNT"),
         ({"rdma_resource": "rdma/ib=²"}, "NAME=COUNT"),
@@ -162,8 +169,8 @@ def test_a_thousand_nodes_render_in_a_moment(kind: str) -> None:
         ({"workload": "deepep-low-latency", "gpus": 0}, "needs GPUs"),
         ({"arguments": ("--rnus", "3")}, "unrecognized arguments: --rnus"),
         ({"arguments": ("--runs", "0")}, "--runs: 0 runs"),
-        ({"topology_key": "a rack"}, "no label key"),
-        ({"kind": "jobset", "exclusive_topology": "a rack"}, "no label key"),
+        ({"topology_key": "a rack"}, "not a label key"),
+        ({"kind": "jobset", "exclusive_topology": "a rack"}, "not a label key"),
         ({"kind": "job", "exclusive_topology": RACK}, "no exclusive placement"),
         ({"kind": "lws", "exclusive_topology": "kubernetes.io/hostname"}, "share one host"),
     ],

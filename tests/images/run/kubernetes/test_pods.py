@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from images.run.kubernetes import tasks
-from images.run.kubernetes.logs import Position, doctor_of, result_of
-from images.run.kubernetes.manifests import KINDS, render
-from images.run.kubernetes.options import ManifestOptions
-from images.run.kubernetes.pods import Pod, broken, expected, node_rank, outcome, view, waiting
+import tasks
+from images.run.kubernetes.manifests import KINDS, ManifestOptions, render
+from images.run.kubernetes.pods import Pod, broken, doctor_of, expected, node_rank, outcome, result_of, view, waiting
+from images.run.kubernetes.watch import Position
 from tests.helpers.kube_pods import pods_of
 from tests.helpers.kubernetes_schema import load
 
@@ -166,9 +165,9 @@ def test_results_in_a_log_are_found_whole_or_not_at_all() -> None:
     assert doctor_of(["no document", "}"]) is None
 
 
-@pytest.mark.parametrize("made", [tasks.render, tasks.run], ids=["render", "run"])
-def test_every_option_of_a_manifest_is_an_option_of_both_tasks_with_its_help(made: Any) -> None:
+@pytest.mark.parametrize("name", ["render", "run"])
+def test_every_option_of_a_manifest_is_an_option_of_both_tasks_with_its_help(name: str) -> None:
     names = {"args" if each.name == "arguments" else each.name for each in fields(ManifestOptions)}
-    arguments = {argument.attr_name or argument.name: argument for argument in made.get_arguments()}
+    arguments = {argument.name: argument for argument in tasks.ns.collections["k8s"].tasks[name].get_arguments()}
     assert names <= arguments.keys()
     assert all(argument.help for argument in arguments.values())

@@ -1,6 +1,7 @@
 """k8s.run against an API server in this process that speaks the real one's REST contract (tests/helpers/kube_server.py)."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,10 +17,10 @@ import pytest
 
 from entrypoints import output
 from entrypoints.errors import EngineError, UsageError
-from images.run.kubernetes import api
+from images.run.kubernetes import api, pods
 from images.run.kubernetes.manifests import KINDS, ManifestOptions, render
-from images.run.kubernetes.run import RunOptions, documents_of, run
-from images.run.kubernetes.watch import Pace
+from images.run.kubernetes.run import documents_of, run
+from images.run.kubernetes.watch import Pace, Watch
 from tests.helpers import torch_python
 from tests.helpers.bench_process import SMALL, document, free_port
 from tests.helpers.kube_pods import Pod, environment
@@ -51,7 +52,7 @@ def go(server: KubeServer, tmp_path: Path) -> Any:
     def start(keep: bool = False, timeout: float = PATIENCE, pace: Pace = PACE, **change: Any) -> int:
         cluster = api.connect(server.kubeconfig(tmp_path / "config"))
         documents = documents_of(render(replace(OPTIONS, **change)), "manifest")
-        return run(documents, cluster, RunOptions(tmp_path / "out", timeout, keep, pace))
+        return run(documents, cluster, tmp_path / "out", timeout=timeout, keep=keep, pace=pace)
 
     return start
 
@@ -255,7 +256,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_applied(server:
 def test_a_secret_of_the_file_stays_out_of_the_folder(server: KubeServer, tmp_path: Path) -> None:
     cluster = api.connect(server.kubeconfig(tmp_path / "config"))
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"}, "stringData": {"token": "hush"}}
-    assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, RunOptions(tmp_path / "out", PATIENCE, pace=PACE)) == 0
+    assert run([secret, *documents_of(render(OPTIONS), "m")], cluster, tmp_path / "out", timeout=PATIENCE, pace=PACE) == 0
     assert not any("hush" in path.read_text() for path in (tmp_path / "out").iterdir())
     assert server.left() == []
 
@@ -294,6 +295,25 @@ def test_a_right_that_lacks_later_ends_the_run_and_cleans_up(what: str, server: 
     assert server.left() == []
 
 
+def test_a_log_that_may_not_be_read_is_no_success_however_short_the_run(
+    server: KubeServer, go: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal comes when all pods have ended and the run has stopped looking."""
+    server.deny["get", "pods/log"] = (403, "pods/log is forbidden: cannot get")
+
+    read_log = Watch._read_log
+
+    def late(watch: Watch, pod: pods.Pod) -> None:
+        watch._over[pod.name].wait(PATIENCE)
+        time.sleep(0.3)
+        read_log(watch, pod)
+
+    monkeypatch.setattr(Watch, "_read_log", late)
+    with pytest.raises(EngineError, match="not allowed to get pods/log"):
+        go(kind="pod")
+    assert server.left() == []
+
+
 def test_what_cannot_be_deleted_is_said_and_the_code_stays(server: KubeServer, go: Any, capfd: pytest.CaptureFixture[str]) -> None:
     server.deny["delete", "jobs"] = (403, "cannot delete")
     assert go() == 0
@@ -313,7 +333,7 @@ def test_an_invalid_object_is_refused_by_the_server(server: KubeServer, tmp_path
     documents = documents_of(render(OPTIONS), "manifest")
     documents[1]["spec"]["completions"] = "three"
     with pytest.raises(EngineError, match="the cluster does not take Job epbox: Job is invalid"):
-        run(documents, cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+        run(documents, cluster, tmp_path / "out", timeout=5, pace=PACE)
     assert server.left() == []
 
 
@@ -321,9 +341,9 @@ def test_a_namespace_that_is_not_there(server: KubeServer, tmp_path: Path) -> No
     cluster = api.connect(server.kubeconfig(tmp_path / "config"), namespace="elsewhere")
     documents = documents_of(render(replace(OPTIONS, namespace="elsewhere")), "manifest")
     with pytest.raises(EngineError, match='cannot create Service epbox: namespaces "elsewhere" not found'):
-        run(documents, cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+        run(documents, cluster, tmp_path / "out", timeout=5, pace=PACE)
     with pytest.raises(UsageError, match="the objects are for bench, not elsewhere"):
-        run(documents_of(render(OPTIONS), "manifest"), cluster, RunOptions(tmp_path / "out", 5, pace=PACE))
+        run(documents_of(render(OPTIONS), "manifest"), cluster, tmp_path / "out", timeout=5, pace=PACE)
 
 
 def test_connections_that_cannot_be_made_are_one_line(tmp_path: Path, server: KubeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +391,7 @@ def test_a_pod_reaches_its_own_cluster_with_its_own_account(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
         ("kind: Job", "lacks apiVersion, kind or metadata.name"),
         ("just words", "lacks apiVersion, kind or metadata.name"),
         ("apiVersion: v1\nkind: Service\nmetadata: {name: a}", "nothing in it makes a pod"),
@@ -405,8 +425,10 @@ def test_real_benches_in_two_pods_meet_and_their_result_is_collected(server: Kub
 
 
 def inv(folder: Path, *words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "invoke", "--search-root", str(Path.cwd()), "k8s.run", "--kubeconfig", str(folder / "config"), *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    root = str(Path.cwd())
+    command = [sys.executable, "-m", "images.program", "--search-root", root, "k8s.run", "--kubeconfig", str(folder / "config"), *words]
+    environ = {**os.environ, "PYTHONPATH": root}
+    return subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 SHAPE = ("--image", OPTIONS.image, "--workload", "alltoall", "--out", "res")
@@ -446,12 +468,12 @@ def test_an_interrupt_deletes_what_was_made_and_is_exit_130(number: int, server:
 def test_bad_options_of_the_task_are_exit_2(server: KubeServer, tmp_path: Path) -> None:
     server.kubeconfig(tmp_path / "config")
     reasons: dict[tuple[str, ...], str] = {
-        (): "--image: no image",
-        ("--image", OPTIONS.image, "--timeout", "soon"): "--timeout: 'soon' is no whole number",
-        ("--file", "absent.yaml"): f"{tmp_path}/absent.yaml: cannot be read: No such file",
+        (): "k8s.run: --image: no image",
+        ("--image", OPTIONS.image, "--timeout", "soon"): "inv: --timeout: 'soon' is not a whole number",
+        ("--file", "absent.yaml"): f"k8s.run: {tmp_path}/absent.yaml: cannot be read: No such file",
     }
     processes = [inv(tmp_path, *words) for words in reasons]
     for process, reason in zip(processes, reasons.values(), strict=True):
         _, told = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, told.strip().splitlines()[-1].startswith(f"k8s.run: {reason}")) == (2, True), told
+        assert (process.returncode, told.strip().splitlines()[-1].startswith(reason)) == (2, True), told
     assert not [path for method, path in server.requests if method == "POST"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from entrypoints.errors import UsageError
-from entrypoints.preflight.flags import run_flags
+from entrypoints.facts.container import needed
 from images.run.schedulers.docker import ContainerOptions, notes, render
 from tests.helpers import compose
 from tests.helpers.golden import expected
@@ -53,8 +53,10 @@ def test_docker_gets_these_words(name: str, tmp_path: Path) -> None:
     for words in calls:
         at = words.index(IMAGE)
         flags, command = words[:at], words[at + 1 :]
-        for flag in run_flags(options.gpus != "none", "none" if "device=" in options.gpus else options.gpus):
-            assert flag.docker.replace("=", " ", 1) in " ".join(flags) or flag.docker in " ".join(flags), flag
+        gpus = options.gpus != "none"
+        for row in needed(gpus=gpus, rdma=gpus, several_nodes=options.nodes > 1):
+            words_of_row = row.docker.replace("=", " ", 1) if row.kind in ("device", "network", "ipc") else row.docker
+            assert row.kind == "gpus" or words_of_row in " ".join(flags), row
         assert "--privileged" not in flags and f"{tmp_path}/res:/results" in flags
         assert command[:2] == ["bench", "--workload"] and command[command.index("--out") + 1] == "/results"
     ranks = sorted(int(words[words.index("--node-rank") + 1]) for words in calls)
@@ -102,14 +104,14 @@ BAD = [
     (replace(OPTIONS, image=""), "--image", "no image"),
     (replace(OPTIONS, hosts=("a",)), "--hosts", "1 hosts for 2 nodes"),
     (replace(OPTIONS, hosts=("a", "a")), "--hosts", "twice"),
-    (replace(OPTIONS, hosts=("a", "b;reboot")), "--hosts", "no host name"),
+    (replace(OPTIONS, hosts=("a", "b;reboot")), "--hosts", "not a host name"),
     (replace(OPTIONS, format="swarm"), "--format", "commands"),
     (replace(OPTIONS, gpus="0"), "--gpus", "no GPUs"),
     (replace(OPTIONS, gpus="none", workload="deepep-elastic"), "--gpus", "needs GPUs"),
     (replace(OPTIONS, gpus="4", workload="deepep-internode"), "--gpus", "exactly 8"),
-    (replace(OPTIONS, out="a b"), "--out", "no folder"),
+    (replace(OPTIONS, out="a b"), "--out", "not a path"),
     (replace(OPTIONS, name="A"), "--name", "container name"),
-    (replace(OPTIONS, master_port=0), "--master-port", "no port"),
+    (replace(OPTIONS, master_port=0), "--master-port", "not a port"),
     (replace(OPTIONS, arguments=("--node-rank", "3")), "--args", "written by this task"),
 ]
 
