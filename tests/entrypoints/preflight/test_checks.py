@@ -171,8 +171,8 @@ def second_nccl(name: str, content: bytes = b"ELF") -> Break:
     """torch, and an NCCL on PYTHONPATH that it takes before the wheel's, as on a host where NCCL was built by hand."""
     return several(
         write(f"{SITE}/torch/lib/libtorch.so", "ELF"),
-        write(f"work/nccl/lib/{name}", content),
-        env(PYTHONPATH="/work"),
+        write(f"scratch/nccl/lib/{name}", content),
+        env(PYTHONPATH="/scratch"),
         lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"),
     )
 
@@ -487,8 +487,8 @@ BAD: dict[str, list[tuple[Break, str, str]]] = {
     ],
     "lib.nccl": [
         (lambda host: swap_package(host, "nvidia_nccl_cu12", "2.28.9"), "FAIL", "2.28.9 (by the metadata of nvidia_nccl_cu12)"),
-        (second_nccl("libnccl.so.2.28.3"), "FAIL", "NCCL 2.28.3 (/work/nccl/lib/libnccl.so.2.28.3 would load)"),
-        (second_nccl("libnccl.so.2"), "NOT_RUN", "/work/nccl/lib/libnccl.so.2, version unknown"),
+        (second_nccl("libnccl.so.2.28.3"), "FAIL", "NCCL 2.28.3 (/scratch/nccl/lib/libnccl.so.2.28.3 would load)"),
+        (second_nccl("libnccl.so.2"), "NOT_RUN", "/scratch/nccl/lib/libnccl.so.2, version unknown"),
         (remove(f"{SITE}/nvidia/nccl", f"{SITE}/nvidia_nccl_cu12-2.30.7.dist-info"), "NOT_RUN", "no NCCL is seen"),
     ],
     "lib.versions": [
@@ -598,8 +598,8 @@ def test_the_library_that_loads_is_judged_and_not_the_wheel_beside_it(fake: Fake
     fake.workload = V2
     second_nccl(name, content)(fake)
     result = fake.check("lib.nccl")
-    assert (result.status, result.evidence) == ("PASS", f"NCCL 2.30.7 (/work/nccl/lib/{name} would load)")
-    assert fake.check("lib.identity").evidence.partition("libnccl: ")[2].startswith(f"/work/nccl/lib/{name}, ")
+    assert (result.status, result.evidence) == ("PASS", f"NCCL 2.30.7 (/scratch/nccl/lib/{name} would load)")
+    assert fake.check("lib.identity").evidence.partition("libnccl: ")[2].startswith(f"/scratch/nccl/lib/{name}, ")
 
 
 def test_what_a_process_loaded_counts_most(fake: FakeHost) -> None:
